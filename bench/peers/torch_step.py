@@ -1,0 +1,144 @@
+"""Times one training step of AlexNet in PyTorch: the peer of `alexnet-mgpu bench step`.
+
+Written as a PyTorch user would: nn.Module, autograd, autocast, torch.optim.SGD. Images are random
+and already on the device, so only forward, backward and update are timed. One variant a run,
+because peak memory belongs to a process.
+
+  eager          contiguous (NCHW) tensors
+  channels-last  model and images in channels_last
+  compile        channels-last under torch.compile (compiled before the clock starts)
+
+Last lines: `peak memory: X MiB`, then `X img/s`, the median of the timed windows.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+NUM_CLASSES = 1000
+
+
+class LocalResponseNorm(nn.Module):
+    """Section 3.3 of the paper: alpha multiplies the sum, PyTorch's the mean of n channels."""
+
+    def forward(self, x):
+        return F.local_response_norm(x, size=5, alpha=5 * 1e-4, beta=0.75, k=2.0)
+
+
+def paper_alexnet():
+    """The paper's net for 227x227 images; LRN over all channels, as torch offers it."""
+
+    def conv(inputs, filters, kernel, **options):
+        return [nn.Conv2d(inputs, filters, kernel, **options), nn.ReLU(inplace=True)]
+
+    def pool():
+        return nn.MaxPool2d(3, 2)
+
+    return nn.Sequential(
+        *conv(3, 96, 11, stride=4), LocalResponseNorm(), pool(),
+        *conv(96, 256, 5, padding=2, groups=2), LocalResponseNorm(), pool(),
+        *conv(256, 384, 3, padding=1),
+        *conv(384, 384, 3, padding=1, groups=2),
+        *conv(384, 256, 3, padding=1, groups=2), pool(),
+        nn.Flatten(),
+        nn.Linear(256 * 6 * 6, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5),
+        nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5),
+        nn.Linear(4096, NUM_CLASSES),
+    )  # fmt: skip
+
+
+def make_model(arch):
+    """The model and the side of the images it takes."""
+    if arch == "alexnet":
+        return paper_alexnet(), 227
+    from torchvision.models import alexnet
+
+    return alexnet(weights=None), 224
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description="time one AlexNet training step in PyTorch")
+    parser.add_argument("--arch", choices=["alexnet", "alexnet-owt"], default="alexnet")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steps", type=int, default=4, help="steps in one timed window")
+    parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=3, help="untimed steps")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    variants = ["eager", "channels-last", "compile"]
+    parser.add_argument("--variant", choices=variants, default="channels-last")
+    args = parser.parse_args()
+    if min(args.batch, args.threads, args.steps, args.windows) < 1:
+        parser.error("--batch, --threads, --steps and --windows have to be at least 1")
+    return args
+
+
+def make_step(args):
+    """A closure that runs one training step and returns the loss tensor."""
+    model, side = make_model(args.arch)
+    layout = torch.contiguous_format if args.variant == "eager" else torch.channels_last
+    model = model.to(args.device, memory_format=layout).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    images = torch.randn(args.batch, 3, side, side, device=args.device)
+    images = images.contiguous(memory_format=layout)
+    labels = torch.randint(0, NUM_CLASSES, (args.batch,), device=args.device)
+
+    def loss_of(x, y):
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
+            return F.cross_entropy(model(x), y)
+
+    if args.variant == "compile":
+        loss_of = torch.compile(loss_of)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(images, labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def time_window(args, step):
+    """Images per second over `--steps` steps."""
+    start = time.perf_counter()
+    for _ in range(args.steps):
+        step()
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return args.batch * args.steps / (time.perf_counter() - start)
+
+
+def peak_memory_mib(device):
+    """Device memory on a GPU, resident memory of the process on a CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main():
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+    torch.backends.cudnn.benchmark = True
+    step = make_step(args)
+    for _ in range(args.warmup):
+        loss = step().item()
+        assert loss == loss, "the loss is not a number"
+    rates = [time_window(args, step) for _ in range(args.windows)]
+    print(f"torch {torch.__version__} {args.arch} {args.variant} batch {args.batch}", end=" ")
+    print(f"{args.precision} {args.device} threads {args.threads}")
+    print("windows:", " ".join(f"{rate:.1f}" for rate in rates), "img/s")
+    print(f"peak memory: {peak_memory_mib(args.device):.0f} MiB")
+    print(f"{statistics.median(rates):.1f} img/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+//! What travels between ranks.
+//!
+//! A [`Collective`] is one group of ranks that act together; each rank's thread owns its end and calls
+//! the same operations in the same order as its peers. Sum is the only reduction: losses are scaled
+//! where they are born. The module knows tensors and ranks, and nothing of networks.
+
+mod gate;
+mod in_process;
+mod solo;
+
+use anyhow::Result;
+use tch::Tensor;
+
+pub use gate::{Gate, PeerFailed};
+pub use in_process::{InProcess, Rendezvous};
+pub use solo::Solo;
+
+/// One rank's end of a group. Shapes are per rank; `size` is the number of ranks in the group.
+///
+/// Every operation is an error once a peer has failed, instead of a wait without end.
+pub trait Collective {
+    /// This rank's position in the group.
+    fn rank(&self) -> usize;
+
+    /// The number of ranks in the group.
+    fn size(&self) -> usize;
+
+    /// Replaces `x` by its sum over all ranks. Every rank gets the same bits.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn all_reduce(&self, x: &mut Tensor) -> Result<()>;
+
+    /// Fills `out`, `[size * n]`, with every rank's `shard`, `[n]`, in rank order.
+    ///
+    /// `shard` may be this rank's part of `out`.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()>;
+
+    /// Fills `out`, `[n]`, with this rank's part of the sum of every rank's `x`, `[size * n]`.
+    ///
+    /// `out` may be this rank's part of `x`.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()>;
+
+    /// Replaces `x` by the `x` of rank `root`.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()>;
+
+    /// Waits until everything issued so far has arrived.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn flush(&self) -> Result<()>;
+
+    /// Payload bytes this rank has sent since it was created.
+    fn sent_bytes(&self) -> u64;
+}

@@ -1,0 +1,179 @@
+//! The ranges of the values, and the values that exclude each other.
+//!
+//! Checked once, when a configuration is complete; the rest of the program relies on it. What depends
+//! on the machine or the data set is checked where those are known.
+
+use std::fmt::Display;
+
+use super::{
+    choices::{Mode, ScheduleKind},
+    schema::{
+        Config, DataConfig, DevicesConfig, NetConfig, RunConfig, ScheduleConfig, TrainConfig,
+    },
+};
+
+/// More threads than this is a slip of the finger.
+const MAX_THREADS: usize = 4096;
+/// The largest side of an image, in pixels, that the recipe may ask for.
+const MAX_SIDE: usize = 4096;
+/// More batches than this in flight would only fill memory.
+const MAX_DEPTH: usize = 256;
+
+/// A value that breaks a rule.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// The dotted key.
+    pub(super) key: &'static str,
+    /// Its value.
+    pub(super) value: String,
+    /// The rule and what to do.
+    pub(super) why: String,
+}
+
+type Check = Result<(), Problem>;
+
+fn require(holds: bool, key: &'static str, value: impl Display, why: &str) -> Check {
+    if holds { Ok(()) } else { Err(Problem { key, value: value.to_string(), why: why.into() }) }
+}
+
+fn at_least_one(key: &'static str, value: usize) -> Check {
+    require(value >= 1, key, value, "must be 1 or more")
+}
+
+fn at_most(key: &'static str, value: usize, limit: usize) -> Check {
+    require(value <= limit, key, value, &format!("must be {limit} or less"))
+}
+
+/// 0 <= value < 1.
+fn below_one(key: &'static str, value: f64) -> Check {
+    require((0.0..1.0).contains(&value), key, value, "must be 0 or more and less than 1")
+}
+
+/// A finite number, 0 or more.
+fn not_negative(key: &'static str, value: f64) -> Check {
+    require(value.is_finite() && value >= 0.0, key, value, "must be a finite number, 0 or more")
+}
+
+/// TOML's integers have 63 bits, and a run's configuration is saved as TOML.
+fn seed(key: &'static str, value: u64) -> Check {
+    require(i64::try_from(value).is_ok(), key, value, "must be less than 2^63")
+}
+
+/// Checks every value.
+pub(super) fn check(config: &Config) -> Check {
+    run(&config.run)?;
+    devices(&config.devices)?;
+    net(&config.net)?;
+    data(&config.data)?;
+    train(&config.train)?;
+    schedule(&config.schedule, &config.train)
+}
+
+fn run(run: &RunConfig) -> Check {
+    let plain = !run.name.contains(['/', '\\', '\0']) && run.name != "." && run.name != "..";
+    let folder =
+        "must be a plain folder name; the folder around it is run.output_dir (--output-dir)";
+    require(plain, "run.name", &run.name, folder)?;
+    let output_dir = run.output_dir.display();
+    require(
+        !run.output_dir.as_os_str().is_empty(),
+        "run.output_dir",
+        output_dir,
+        "must name a folder; write \".\" for the current one",
+    )?;
+    at_least_one("run.keep_last", run.keep_last)?;
+    at_least_one("run.log_steps", run.log_steps)
+}
+
+fn devices(devices: &DevicesConfig) -> Check {
+    let num = devices.gpus.num_devices();
+    require(
+        devices.mode != Mode::Single || num.is_none_or(|num| num == 1),
+        "devices.gpus",
+        &devices.gpus,
+        "mode `single` uses one device; add --mode data-parallel or --mode split, or ask for one",
+    )?;
+    require(
+        devices.mode != Mode::Split || num.is_none_or(|num| num >= 2),
+        "devices.gpus",
+        &devices.gpus,
+        "mode `split` puts the two columns of the net on two devices; add --gpus 2",
+    )?;
+    at_most("devices.threads", devices.threads, MAX_THREADS)?;
+    at_least_one("devices.bucket_bytes", devices.bucket_bytes)
+}
+
+fn net(net: &NetConfig) -> Check {
+    let few = "must be 2 or more, or 0 to take the number from the data";
+    require(net.classes != 1, "net.classes", net.classes, few)?;
+    below_one("net.dropout", net.dropout)
+}
+
+fn data(data: &DataConfig) -> Check {
+    at_most("data.resize", data.resize, MAX_SIDE)?;
+    at_most("data.crop", data.crop, MAX_SIDE)?;
+    at_most("data.pad", data.pad, MAX_SIDE)?;
+    require(
+        data.resize == 0 || data.crop <= data.resize + 2 * data.pad,
+        "data.crop",
+        data.crop,
+        "must fit in the image: at most data.resize + 2 data.pad; lower it or raise data.resize",
+    )?;
+    let list = |values: &[f64; 3]| format!("{values:?}");
+    let in_range = data.mean.iter().all(|mean| (0.0..=255.0).contains(mean));
+    require(in_range, "data.mean", list(&data.mean), "each must be from 0 to 255")?;
+    let positive = data.std.iter().all(|std| std.is_finite() && *std > 0.0);
+    require(positive, "data.std", list(&data.std), "each must be a finite number above 0")?;
+    at_most("data.workers", data.workers, MAX_THREADS)?;
+    at_least_one("data.depth", data.depth)?;
+    at_most("data.depth", data.depth, MAX_DEPTH)?;
+    below_one("data.max_bad_fraction", data.max_bad_fraction)?;
+    let made = &data.generated;
+    at_least_one("data.generated.size", made.size)?;
+    at_most("data.generated.size", made.size, MAX_SIDE)?;
+    at_least_one("data.generated.train", made.train)?;
+    at_least_one("data.generated.test", made.test)?;
+    seed("data.generated.seed", made.seed)
+}
+
+fn train(train: &TrainConfig) -> Check {
+    at_least_one("train.batch_size", train.batch_size)?;
+    at_least_one("train.epochs", train.epochs)?;
+    let positive = train.lr.is_finite() && train.lr > 0.0;
+    require(
+        positive,
+        "train.lr",
+        train.lr,
+        "must be a finite number above 0; the paper's is 0.01",
+    )?;
+    below_one("train.momentum", train.momentum)?;
+    not_negative("train.weight_decay", train.weight_decay)?;
+    not_negative("train.bias_lr", train.bias_lr)?;
+    seed("train.seed", train.seed)
+}
+
+fn schedule(schedule: &ScheduleConfig, train: &TrainConfig) -> Check {
+    let rising = schedule.at.first().is_none_or(|first| *first >= 1)
+        && schedule.at.windows(2).all(|pair| pair[0] < pair[1]);
+    let at = format!("{:?}", schedule.at);
+    require(rising, "schedule.at", at, "must be epochs from 1 in rising order")?;
+    let factor = schedule.factor;
+    require(factor > 0.0 && factor < 1.0, "schedule.factor", factor, "must be between 0 and 1")?;
+    at_least_one("schedule.patience", schedule.patience)?;
+    below_one("schedule.min_improvement", schedule.min_improvement)?;
+    require(
+        schedule.kind != ScheduleKind::Plateau || train.eval_epochs >= 1,
+        "train.eval_epochs",
+        train.eval_epochs,
+        "a plateau shows in evaluations; set it to 1, or choose another schedule.kind",
+    )?;
+    not_negative("schedule.warmup_epochs", schedule.warmup_epochs)?;
+    require(
+        schedule.warmup_epochs == 0.0 || schedule.warmup_epochs < train.epochs as f64,
+        "schedule.warmup_epochs",
+        schedule.warmup_epochs,
+        "must be shorter than train.epochs (--epochs); lower it, 0 is no warm-up",
+    )?;
+    let last = schedule.final_fraction;
+    require((0.0..=1.0).contains(&last), "schedule.final_fraction", last, "must be from 0 to 1")
+}

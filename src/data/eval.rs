@@ -1,0 +1,101 @@
+//! Batches for evaluation: every image once, in the order of the source, in all its views.
+//!
+//! The last batch may be short. Every consumer gets every batch, with no images if its share lies
+//! beyond a short batch's end, so that all replicas see the same number of batches. An image that
+//! cannot be read is left out, never replaced, and counted in [`BadImages`]: the count of labels
+//! delivered is the count to divide by.
+
+use std::sync::Arc;
+
+use super::augment::Geometry;
+use super::bad::BadImages;
+use super::error::DataError;
+use super::finish::Normalisation;
+use super::loader::{Delivery, Filler, Loader, Plan, spawn};
+use super::source::Source;
+use super::views::Views;
+use super::worker::Worker;
+
+/// What evaluation batches are made of.
+#[derive(Clone)]
+pub struct EvalLoader {
+    /// The test split.
+    pub source: Arc<dyn Source>,
+    /// From image to network input.
+    pub geometry: Geometry,
+    /// Mean and deviation.
+    pub normalisation: Normalisation,
+    /// The crops of each image.
+    pub views: Views,
+    /// Images (not views) in a global batch.
+    pub batch: usize,
+    /// The fraction of images that may be bad (see [`BadImages::new`]); 0.01 is a good default.
+    pub max_bad_fraction: f64,
+}
+
+impl EvalLoader {
+    /// Batches that every consumer gets.
+    #[must_use]
+    pub fn num_batches(&self) -> u64 {
+        self.source.len().div_ceil(self.batch) as u64
+    }
+
+    /// Starts loading. The shares together must cover the batch for every image to be seen.
+    ///
+    /// # Errors
+    /// When sizes do not fit, or threads cannot be started.
+    ///
+    /// # Panics
+    /// If the batch is zero, a share reaches beyond it, or there is no consumer or worker.
+    pub fn spawn(self, delivery: Delivery) -> Result<Loader, DataError> {
+        self.geometry.check()?;
+        self.normalisation.check()?;
+        assert!(self.batch > 0, "an evaluation batch has images");
+        let batch = self.batch;
+        let bad = Arc::new(BadImages::new(self.source.len(), self.max_bad_fraction));
+        spawn(EvalFiller { config: self, bad, start: 0, end: 0 }, batch, delivery)
+    }
+}
+
+struct EvalFiller {
+    config: EvalLoader,
+    bad: Arc<BadImages>,
+    /// The images of the current batch.
+    start: usize,
+    end: usize,
+}
+
+impl Filler for EvalFiller {
+    fn num_floats(&self) -> usize {
+        self.config.views.num() * self.config.geometry.num_floats()
+    }
+
+    fn advance(&mut self) -> Option<Plan> {
+        let (len, batch) = (self.config.source.len(), self.config.batch);
+        self.start = self.end;
+        self.end = len.min(self.start + batch);
+        let num_images = self.end - self.start;
+        let step = (self.start / batch) as u64;
+        (num_images > 0).then_some(Plan { step, epoch: 0, num_images })
+    }
+
+    fn fill(
+        &self,
+        worker: &mut Worker,
+        position: usize,
+        out: &mut [f32],
+    ) -> Result<Option<(i64, u32)>, DataError> {
+        let EvalLoader { source, geometry, normalisation, views, .. } = &self.config;
+        let sample = self.start + position;
+        if let Err(reason) = worker.load(&**source, sample) {
+            self.bad.note(&**source, sample, reason);
+            return Ok(None);
+        }
+        worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), out);
+        Ok(Some((source.label(sample) as i64, sample as u32)))
+    }
+
+    fn bad(&self) -> &Arc<BadImages> {
+        &self.bad
+    }
+}

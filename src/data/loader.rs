@@ -1,0 +1,281 @@
+//! The thread that makes batches and the queues that carry them.
+//!
+//! One producer thread owns a pool of workers and, per share, a ring of slots. It takes a free
+//! slot, has the pool fill it, and sends it to every consumer of the share. Every queue is bounded
+//! and every wait can be broken by [`Cancel`]. What a batch contains is up to the [`Filler`]; the
+//! loader knows only positions within a batch.
+
+use std::any::Any;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::bad::BadImages;
+use super::error::DataError;
+use super::slot::{Batch, EXCLUDED, Ring, Slot};
+use super::worker::Worker;
+use crate::cancel::Cancel;
+
+/// To whom batches go, and with what means.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// For each replica, the positions within the global batch that it takes.
+    pub shares: Vec<Range<usize>>,
+    /// How many consumers get each share (the columns of a split network); all get the same memory.
+    pub consumers_per_share: usize,
+    /// Threads that read and decode.
+    pub workers: usize,
+    /// Finished batches that may wait for a consumer. A share has `depth + 2` slots, so a consumer
+    /// may keep one batch while it asks for the next.
+    pub depth: usize,
+    /// Breaks every wait.
+    pub cancel: Cancel,
+}
+
+/// A running loader. It ends by itself after its last batch, on cancellation, and when all its
+/// receivers are dropped.
+pub struct Loader {
+    /// `[share][consumer]`: the ends to hand to the consumers.
+    pub receivers: Vec<Vec<BatchReceiver>>,
+    bad: Arc<BadImages>,
+    thread: JoinHandle<()>,
+}
+
+impl Loader {
+    /// The images that could not be read so far.
+    #[must_use]
+    pub fn bad(&self) -> &BadImages {
+        &self.bad
+    }
+
+    /// Drops the receivers still here and waits for the loader's threads to end.
+    pub fn join(self) {
+        drop(self.receivers);
+        // A panic in the thread has been caught and given to the consumers.
+        let _ = self.thread.join();
+    }
+}
+
+/// One consumer's end of the queue.
+#[derive(Debug)]
+pub struct BatchReceiver {
+    queue: Receiver<Arc<Batch>>,
+    outcome: Arc<OnceLock<DataError>>,
+    cancel: Cancel,
+}
+
+impl BatchReceiver {
+    /// Waits for the next batch; `None` after the last.
+    ///
+    /// # Errors
+    /// [`DataError::Cancelled`] if the wait was broken, else what made the loader fail, after the
+    /// batches finished before it.
+    pub fn next(&self) -> Result<Option<Arc<Batch>>, DataError> {
+        select! {
+            recv(self.queue) -> batch => match (batch, self.outcome.get()) {
+                (Ok(batch), _) => Ok(Some(batch)),
+                (Err(_), Some(error)) => Err(error.clone()),
+                (Err(_), None) => Ok(None),
+            },
+            recv(self.cancel.channel()) -> _ => Err(DataError::Cancelled),
+        }
+    }
+}
+
+/// One batch to be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) step: u64,
+    pub(super) epoch: u64,
+    /// Images in the global batch.
+    pub(super) num_images: usize,
+}
+
+/// What batches are made of.
+pub(super) trait Filler: Send + Sync + 'static {
+    /// Floats per image, all its views together.
+    fn num_floats(&self) -> usize;
+    /// Moves on to the next batch; `None` after the last.
+    fn advance(&mut self) -> Option<Plan>;
+    /// Writes the image at `position` of the global batch; returns its label and index in the
+    /// source, or `None` to leave the position out.
+    fn fill(
+        &self,
+        worker: &mut Worker,
+        position: usize,
+        out: &mut [f32],
+    ) -> Result<Option<(i64, u32)>, DataError>;
+    /// The tally that is checked after every batch.
+    fn bad(&self) -> &Arc<BadImages>;
+}
+
+/// Starts the producer of `filler`'s batches of at most `batch` images.
+///
+/// # Panics
+/// If a share reaches beyond the batch, or there is no consumer or worker.
+pub(super) fn spawn(
+    filler: impl Filler,
+    batch: usize,
+    delivery: Delivery,
+) -> Result<Loader, DataError> {
+    let Delivery { shares, consumers_per_share, workers, depth, cancel } = delivery;
+    assert!(shares.iter().all(|share| share.end <= batch), "shares {shares:?} of batch {batch}");
+    assert!(consumers_per_share > 0 && workers > 0, "a loader has consumers and workers");
+    let outcome = Arc::new(OnceLock::new());
+    let mut receivers = Vec::new();
+    let mut lanes = Vec::new();
+    for share in shares {
+        let ring = Ring::new(depth + 2, share.len(), filler.num_floats());
+        let (queues, ends): (Vec<_>, Vec<_>) =
+            (0..consumers_per_share).map(|_| bounded(depth)).unzip();
+        lanes.push(Lane { share, ring, queues });
+        let receiver = |queue| BatchReceiver {
+            queue,
+            outcome: Arc::clone(&outcome),
+            cancel: cancel.clone(),
+        };
+        receivers.push(ends.into_iter().map(receiver).collect());
+    }
+    let bad = Arc::clone(filler.bad());
+    let producer = Producer {
+        filler,
+        lanes,
+        pool: pool(workers)?,
+        workers: (0..workers).map(|_| Mutex::default()).collect(),
+        cancel,
+    };
+    let thread = std::thread::Builder::new()
+        .name("loader".into())
+        .spawn(move || producer.run_to_end(&outcome))
+        .map_err(thread_error)?;
+    Ok(Loader { receivers, bad, thread })
+}
+
+fn pool(workers: usize) -> Result<ThreadPool, DataError> {
+    ThreadPoolBuilder::new()
+        .num_threads(workers)
+        .thread_name(|index| format!("decode-{index}"))
+        .build()
+        .map_err(|error| thread_error(std::io::Error::other(error)))
+}
+
+fn thread_error(error: std::io::Error) -> DataError {
+    DataError::io("start", std::path::Path::new("the loader's threads"))(error)
+}
+
+/// One share: its memory and its consumers.
+struct Lane {
+    share: Range<usize>,
+    ring: Ring,
+    queues: Vec<Sender<Arc<Batch>>>,
+}
+
+struct Producer<F> {
+    filler: F,
+    lanes: Vec<Lane>,
+    pool: ThreadPool,
+    /// One per thread of the pool, by thread index; never contended.
+    workers: Vec<Mutex<Worker>>,
+    cancel: Cancel,
+}
+
+/// Whether to go on after a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Continue,
+    Stop,
+}
+
+impl<F: Filler> Producer<F> {
+    /// Runs, and leaves the reason of a failure where consumers look once their queue is empty.
+    fn run_to_end(mut self, outcome: &OnceLock<DataError>) {
+        let result = catch_unwind(AssertUnwindSafe(|| self.run()));
+        let error = match result {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error),
+            Err(panic) => Some(DataError::Panicked { message: panic_message(&*panic) }),
+        };
+        if let Some(error) = error {
+            let _ = outcome.set(error); // the only write
+        }
+        // Dropping `self` now closes the queues: consumers drain them and then read the outcome.
+    }
+
+    fn run(&mut self) -> Result<(), DataError> {
+        let mut slots = Vec::with_capacity(self.lanes.len());
+        while let Some(plan) = self.filler.advance() {
+            self.take_slots(plan, &mut slots)?;
+            let filled = self.fill(&mut slots);
+            // Too many bad images explain a missing substitute, not the other way round.
+            self.filler.bad().check()?;
+            filled?;
+            if self.send(plan, &mut slots)? == Next::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for one free slot per share, sized for this batch.
+    fn take_slots(&self, plan: Plan, slots: &mut Vec<Slot>) -> Result<(), DataError> {
+        for lane in &self.lanes {
+            let mut slot = select! {
+                recv(self.cancel.channel()) -> _ => return Err(DataError::Cancelled),
+                recv(lane.ring.free()) -> slot => slot.map_err(|_| DataError::Cancelled)?,
+            };
+            let share = lane.share.start.min(plan.num_images)..lane.share.end.min(plan.num_images);
+            slot.resize(share.len(), self.filler.num_floats());
+            slots.push(slot);
+        }
+        Ok(())
+    }
+
+    /// Fills all slots, image by image, on all workers.
+    fn fill(&self, slots: &mut [Slot]) -> Result<(), DataError> {
+        let num_floats = self.filler.num_floats();
+        self.pool.install(|| {
+            slots.par_iter_mut().zip(&self.lanes).try_for_each(|(slot, lane)| {
+                let images = slot.images.par_chunks_exact_mut(num_floats);
+                let entries = slot.labels.par_iter_mut().zip(&mut slot.samples);
+                images.zip(entries).enumerate().try_for_each(|(i, (image, (label, sample)))| {
+                    let index = rayon::current_thread_index().unwrap_or(0);
+                    let mut worker =
+                        self.workers[index].lock().unwrap_or_else(PoisonError::into_inner);
+                    let filled = self.filler.fill(&mut worker, lane.share.start + i, image)?;
+                    (*label, *sample) = filled.unwrap_or((EXCLUDED, 0));
+                    Ok(())
+                })
+            })
+        })?;
+        slots.iter_mut().for_each(|slot| slot.compact(num_floats));
+        Ok(())
+    }
+
+    /// Sends each share to its consumers; stops when no consumer is left.
+    fn send(&self, plan: Plan, slots: &mut Vec<Slot>) -> Result<Next, DataError> {
+        let mut next = Next::Stop;
+        for (lane, slot) in self.lanes.iter().zip(slots.drain(..)) {
+            let batch =
+                Arc::new(lane.ring.batch(slot, plan.step, plan.epoch, lane.share.start));
+            for queue in &lane.queues {
+                select! {
+                    recv(self.cancel.channel()) -> _ => return Err(DataError::Cancelled),
+                    send(queue, Arc::clone(&batch)) -> sent => if sent.is_ok() {
+                        next = Next::Continue;
+                    },
+                }
+            }
+        }
+        Ok(next)
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown".into())
+}

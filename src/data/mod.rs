@@ -1,0 +1,47 @@
+//! From a folder of images to batches of `f32` pixels: read, decode, resize, crop, light, normalise.
+//!
+//! The stages, in order: [`Source`] (where images lie) → [`EpochOrder`] (which comes next) →
+//! [`Decoder`] (RGB8) → [`Geometry`] and [`Recipe`] (which window, reflected or not, how lit) →
+//! [`Loader`] (threads, reused slots, bounded queues). A batch is a pure function of the
+//! configuration, the seed and the step: the number of workers, shares or consumers, and the step
+//! at which loading starts, change no byte of it.
+//!
+//! The module knows pixels, labels and positions within a batch. It refuses to know devices,
+//! tensors, ranks and the configuration file.
+
+mod augment;
+mod bad;
+mod cifar;
+mod decode;
+mod error;
+mod eval;
+mod finish;
+mod folder;
+mod generated;
+mod lighting;
+mod loader;
+mod order;
+mod pattern;
+mod slot;
+mod source;
+mod train;
+mod views;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use augment::{Augment, CropAt, Flip, Geometry, Recipe, Window};
+pub use bad::BadImages;
+pub use decode::{DecodeError, Decoder, Image};
+pub use error::DataError;
+pub use eval::EvalLoader;
+pub use finish::Normalisation;
+pub use generated::{GeneratedSpec, generate};
+pub use lighting::LightingScale;
+pub use loader::{BatchReceiver, Delivery, Loader};
+pub use order::{EpochOrder, Order};
+pub use slot::Batch;
+pub use source::{Content, Source, Split, open};
+pub use train::TrainLoader;
+pub use views::{Views, load_views};

@@ -1,0 +1,74 @@
+//! The views of an image that a test averages over, and single images for prediction.
+//!
+//! §4.1: the network predicts from the four corner crops and the central one, and their
+//! reflections. Views are windows; averaging the predictions is the caller's business.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::augment::{Geometry, Window};
+use super::error::DataError;
+use super::finish::Normalisation;
+use super::folder::read_file;
+use super::worker::Worker;
+
+/// Which crops of an image a test looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Views {
+    /// The central crop.
+    #[default]
+    Centre,
+    /// The paper's ten: top left, top right, bottom left, bottom right, centre; then the same five
+    /// mirrored.
+    Ten,
+}
+
+impl Views {
+    /// The number of views.
+    #[must_use]
+    pub fn num(self) -> usize {
+        match self {
+            Self::Centre => 1,
+            Self::Ten => 10,
+        }
+    }
+
+    /// The windows, where a window can move by `slack` (columns, rows).
+    pub(super) fn windows(self, slack: (u32, u32)) -> impl Iterator<Item = Window> {
+        let (right, bottom) = slack;
+        let centre = (right / 2, bottom / 2);
+        let places = [(0, 0), (right, 0), (0, bottom), (right, bottom), centre];
+        let chosen = match self {
+            Self::Centre => 4..5,
+            Self::Ten => 0..10,
+        };
+        chosen.map(move |view| {
+            let (left, top) = places[view % 5];
+            Window { left, top, mirrored: view >= 5 }
+        })
+    }
+}
+
+/// Reads, decodes and prepares one file: `[views.num(), crop, crop, 3]`.
+///
+/// # Errors
+/// [`DataError::Io`], [`DataError::Decode`] or [`DataError::Geometry`].
+pub fn load_views(
+    path: &Path,
+    geometry: &Geometry,
+    normalisation: &Normalisation,
+    views: Views,
+) -> Result<Vec<f32>, DataError> {
+    geometry.check()?;
+    normalisation.check()?;
+    let mut bytes = Vec::new();
+    read_file(path, &mut bytes).map_err(DataError::io("read", path))?;
+    let mut worker = Worker::default();
+    let name = path.display().to_string();
+    worker.decode(&bytes).map_err(|source| DataError::Decode { name, source })?;
+    let mut out = vec![0.0; views.num() * geometry.num_floats()];
+    worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), &mut out);
+    Ok(out)
+}

@@ -1,0 +1,140 @@
+//! What the process says to the shell when it ends.
+//!
+//! Scripts and schedulers act on the exit code, so each kind of failure has one, and one function
+//! decides which. Error types do not know their codes; code that needs a special one wraps its error
+//! in [`Coded`].
+
+use std::{error::Error, fmt, process::ExitCode};
+
+use crate::config::ConfigError;
+
+/// The exit codes of the program, as `--help` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// The command did what was asked.
+    Ok = 0,
+    /// It failed for a reason with no code of its own.
+    Failure = 1,
+    /// The command line or the configuration is wrong; clap uses the same code.
+    Usage = 2,
+    /// The data set or an image cannot be read.
+    Data = 3,
+    /// A device is missing, out of memory or lost.
+    Device = 4,
+    /// The loss is no longer finite.
+    Diverged = 5,
+    /// A signal stopped the run after it had saved a checkpoint: start it again with
+    /// `--resume auto`. The value is `EX_TEMPFAIL` of sysexits.h, which batch systems requeue.
+    Saved = 75,
+    /// A second signal stopped the run at once: 128 + SIGINT.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The section of `--help` about exit codes.
+pub const EXIT_CODES_HELP: &str = "\
+Exit codes:
+    0  done
+    1  failed for a reason not listed here
+    2  wrong command line or configuration
+    3  the data cannot be read
+    4  a device is missing, out of memory or lost
+    5  the loss is no longer finite
+   75  stopped by a signal after saving; continue with --resume auto
+  130  stopped by a second signal, at once";
+
+/// An error with the exit code it asks for. It prints as the error inside it.
+#[derive(Debug)]
+pub struct Coded {
+    /// The code that the process ends with.
+    pub exit: Exit,
+    error: anyhow::Error,
+}
+
+impl Coded {
+    /// Attaches `exit` to `error`; the outermost code of a chain is the one used.
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into() }
+    }
+}
+
+impl fmt::Display for Coded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for Coded {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        // The error inside is already this one's message.
+        self.error.chain().nth(1)
+    }
+}
+
+/// The exit code of a failed run: that of the outermost cause which has one, else
+/// [`Exit::Failure`].
+#[must_use]
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(exit_of_cause).unwrap_or(Exit::Failure)
+}
+
+/// The one list of which error type means which code.
+fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
+    if let Some(coded) = cause.downcast_ref::<Coded>() {
+        return Some(coded.exit);
+    }
+    let codes = [(cause.is::<ConfigError>(), Exit::Usage)];
+    codes.into_iter().find_map(|(is_it, exit)| is_it.then_some(exit))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn a_code_survives_the_context_around_it() {
+        let coded = anyhow::Error::from(Coded::new(Exit::Data, anyhow!("no such folder")));
+        let error = Err::<(), _>(coded).context("cannot train").expect_err("it is an error");
+        assert_eq!(exit_of(&error), Exit::Data);
+        assert_eq!(format!("{error:#}"), "cannot train: no such folder");
+    }
+
+    #[test]
+    fn a_coded_error_prints_each_cause_once() {
+        let inner = anyhow!("disk full").context("cannot save");
+        let error = anyhow::Error::from(Coded::new(Exit::Failure, inner));
+        assert_eq!(format!("{error:#}"), "cannot save: disk full");
+    }
+
+    #[test]
+    fn a_configuration_error_is_a_usage_error_and_an_unknown_one_a_failure() {
+        let config = ConfigError::BadSet { text: "x".into() };
+        assert_eq!(exit_of(&config.into()), Exit::Usage);
+        assert_eq!(exit_of(&anyhow!("something else")), Exit::Failure);
+    }
+
+    #[test]
+    fn every_code_is_in_the_help() {
+        for exit in [
+            Exit::Ok,
+            Exit::Failure,
+            Exit::Usage,
+            Exit::Data,
+            Exit::Device,
+            Exit::Diverged,
+            Exit::Saved,
+            Exit::Interrupted,
+        ] {
+            let code = format!("{:>5}  ", exit as u8);
+            assert!(EXIT_CODES_HELP.lines().any(|line| line.starts_with(&code)), "{exit:?}");
+        }
+    }
+}

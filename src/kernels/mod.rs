@@ -1,0 +1,15 @@
+//! The CPU kernels of the layers libtorch runs slowly, on plain slices in channels-last order.
+//!
+//! Each kernel reads its inputs once, writes its outputs once and keeps whatever lies between in a
+//! cache-sized scratch. Rows are shared among the threads of the current rayon pool, and no result
+//! depends on how many there are, nor on the instruction set they run on. The module knows nothing
+//! of tensors, layers or devices.
+
+pub mod dropout;
+pub mod lrn;
+mod normaliser;
+pub mod pool;
+pub mod real;
+pub mod relu_lrn_pool;
+mod simd;
+pub mod update;

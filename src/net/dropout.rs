@@ -1,0 +1,71 @@
+//! Dropout (paper §4.2), with masks that are a function of where a unit is, not of who computes it.
+//!
+//! A mask bit is a hash of (seed, step, layer, position in the global batch, unit), so replicas,
+//! columns and resumed runs draw the same masks, and backward draws them again instead of keeping them.
+//! Survivors are doubled in training instead of halved in the test, as is usual today: the expectation,
+//! and the function learned, are the same.
+
+use anyhow::{Result, bail};
+use half::bf16;
+use tch::{Device, Kind, Tensor};
+
+use super::{Layer, Mode, Pass};
+use crate::kernels::dropout::Dropout as Rule;
+use crate::random::Key;
+use crate::torch_ext::{slice, slice_mut};
+
+/// A dropout layer over `[N, units]`.
+pub(super) struct Dropout {
+    name: String,
+    rule: Rule,
+    /// The canonical index of this rank's first unit.
+    first_unit: u64,
+}
+
+impl Dropout {
+    pub(super) fn new(name: String, rate: f64, first_unit: u64) -> Self {
+        Self { name, rule: Rule { rate }, first_unit }
+    }
+
+    fn apply(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        if x.device() != Device::Cpu {
+            let (ones, kind) = (Tensor::f_ones(x.size(), (Kind::Float, Device::Cpu))?, x.kind());
+            return Ok(x * self.apply(&ones, pass)?.to_device(x.device()).to_kind(kind));
+        }
+        let x = x.f_contiguous()?;
+        let mut y = x.f_empty_like()?;
+        let units = x.size()[1] as usize;
+        let layer = pass.dropout.with_name(&self.name);
+        let key = |row: usize| -> Key { layer.with(pass.first + row as u64) };
+        let first = self.first_unit;
+        match x.kind() {
+            Kind::Float => self.rule.apply::<f32>(slice(&x), slice_mut(&mut y), units, first, key),
+            Kind::Double => self.rule.apply::<f64>(slice(&x), slice_mut(&mut y), units, first, key),
+            Kind::BFloat16 => {
+                self.rule.apply::<bf16>(slice(&x), slice_mut(&mut y), units, first, key);
+            }
+            other => bail!("no dropout for elements of kind {other:?}"),
+        }
+        Ok(y)
+    }
+}
+
+impl Layer for Dropout {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn forward(&mut self, x: Tensor, pass: &Pass) -> Result<Tensor> {
+        if pass.mode == Mode::Eval || self.rule.rate == 0.0 {
+            return Ok(x);
+        }
+        self.apply(&x, pass)
+    }
+
+    fn backward(&mut self, dy: Tensor, pass: &Pass) -> Result<Option<Tensor>> {
+        if self.rule.rate == 0.0 {
+            return Ok(Some(dy));
+        }
+        self.apply(&dy, pass).map(Some)
+    }
+}

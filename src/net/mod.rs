@@ -1,0 +1,158 @@
+//! A network as a list of layers, each with an explicit forward and backward pass.
+//!
+//! AlexNet is a chain, so backward is the list read from its end; and because no tape is recorded, a
+//! layer may also talk to other ranks ([`gather`]). Activations are channels last, `[N, H, W, C]`, or
+//! `[N, C]` once flattened. The module knows neither data sets nor configuration files.
+
+pub mod arch;
+pub mod build;
+mod conv;
+mod dropout;
+mod flatten;
+mod gather;
+mod linear;
+pub mod loss;
+mod lrn;
+mod pool;
+mod relu;
+
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+use tch::Tensor;
+
+use crate::collective::Collective;
+use crate::params::{Arena, all_finite};
+use crate::random::Key;
+
+pub use gather::GatherGradient;
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Dropout is on and layers keep what backward needs.
+    Train,
+    /// Dropout is off and nothing is kept.
+    Eval,
+}
+
+/// What layers may know about the batch they are given.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// Training or evaluation.
+    pub mode: Mode,
+    /// The stream of dropout masks for this step.
+    pub dropout: Key,
+    /// The position of the first image within the global batch.
+    pub first: u64,
+    /// The ranks that hold the other columns of this replica.
+    pub columns: &'a dyn Collective,
+}
+
+/// One layer. Between `forward` in [`Mode::Train`] and `backward` it owns what it has to remember.
+pub trait Layer: Send {
+    /// The name in messages, for instance `conv1` or `pool2`.
+    fn name(&self) -> &str;
+
+    /// The output for `x`.
+    ///
+    /// # Errors
+    /// If libtorch refuses the operation, or another rank has failed.
+    fn forward(&mut self, x: Tensor, pass: &Pass) -> Result<Tensor>;
+
+    /// The gradient with respect to the last input, given the one with respect to its output.
+    /// Parameter gradients go into the arena. Nothing is returned where nobody needs it.
+    ///
+    /// # Errors
+    /// As `forward`.
+    fn backward(&mut self, dy: Tensor, pass: &Pass) -> Result<Option<Tensor>>;
+
+    /// The part of the arena that `backward` fills.
+    fn params(&self) -> Option<Range<usize>> {
+        None
+    }
+}
+
+/// Takes what `forward` kept.
+///
+/// # Errors
+/// If backward is called without a training forward before it.
+fn kept<T>(slot: &mut Option<T>, layer: &str) -> Result<T> {
+    slot.take().with_context(|| format!("{layer}: backward without a training forward before it"))
+}
+
+/// One rank's part of a network.
+pub struct Net {
+    layers: Vec<Box<dyn Layer>>,
+    /// The parameters the layers look into.
+    pub arena: Arena,
+}
+
+impl Net {
+    /// The logits, `[N, classes]`, for images `x`, `[N, H, W, 3]`.
+    ///
+    /// # Errors
+    /// If a layer fails; the error names it.
+    pub fn forward(&mut self, x: Tensor, pass: &Pass) -> Result<Tensor> {
+        self.layers.iter_mut().try_fold(x, |x, layer| {
+            let name = layer.name().to_owned();
+            layer.forward(x, pass).with_context(|| format!("forward of {name}"))
+        })
+    }
+
+    /// Fills the arena's gradients, last layer first, and calls `ready` with each range as it is done.
+    ///
+    /// # Errors
+    /// If a layer or `ready` fails.
+    pub fn backward(
+        &mut self,
+        dlogits: Tensor,
+        pass: &Pass,
+        mut ready: impl FnMut(&mut Arena, Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        let mut dy = Some(dlogits);
+        for layer in self.layers.iter_mut().rev() {
+            let Some(gradient) = dy.take() else { break };
+            dy = layer
+                .backward(gradient, pass)
+                .with_context(|| format!("backward of {}", layer.name()))?;
+            if let Some(range) = layer.params() {
+                ready(&mut self.arena, range)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first layer, in forward order, whose output for `x` is not finite.
+    ///
+    /// # Errors
+    /// If a layer fails.
+    pub fn first_non_finite(&mut self, x: Tensor, pass: &Pass) -> Result<Option<String>> {
+        let mut x = x;
+        if !all_finite(&x) {
+            return Ok(Some("the input".to_owned()));
+        }
+        for layer in &mut self.layers {
+            x = layer.forward(x, pass)?;
+            if !all_finite(&x) {
+                return Ok(Some(layer.name().to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The outputs of every layer for `x`, with the layers' names.
+    ///
+    /// # Errors
+    /// If a layer fails.
+    pub fn activations(&mut self, x: Tensor, pass: &Pass) -> Result<Vec<(String, Tensor)>> {
+        let mut outputs = Vec::with_capacity(self.layers.len());
+        let mut x = x;
+        for layer in &mut self.layers {
+            x = layer.forward(x, pass)?;
+            // Later layers may work in place.
+            outputs.push((layer.name().to_owned(), x.copy()));
+        }
+        Ok(outputs)
+    }
+}

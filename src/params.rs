@@ -1,0 +1,415 @@
+//! All parameters of one rank in one flat allocation.
+//!
+//! Layers hold views, and everything that treats parameters alike (the update, the exchange of
+//! gradients, checkpoints) works on ranges. The arena also knows which part of each bucket this rank
+//! updates when the ranks of the data axis share that work (ZeRO stage 1, Rajbhandari et al. 2020;
+//! cuda-convnet2's sharded momentum before it). It knows neither layers nor the update rule.
+//!
+//! ```text
+//! weights  [ conv1 | conv2 | … | fc8 ]   compute precision, whole
+//! grads    [ conv1 | conv2 | … | fc8 ]   compute precision, whole
+//! master   [ own parts of the buckets ]  fp32, only where the compute precision is bf16
+//! ```
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+use tch::{Device, Kind, Tensor};
+
+use crate::collective::Collective;
+use crate::random::{Key, Purpose};
+
+/// Whether a parameter is decayed and at which rate it learns (facts of the 2012 code; paper §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamKind {
+    /// A filter or a matrix: decayed.
+    Weight,
+    /// An offset: not decayed, with a learning-rate multiplier of its own.
+    Bias,
+}
+
+/// The initial value of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Gaussian with mean zero and this standard deviation.
+    Normal(f64),
+    /// The same number everywhere.
+    Constant(f64),
+}
+
+/// Which rows (outputs) of the canonical parameter this rank holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// All of them.
+    Whole,
+    /// `rows` of `total`, starting at `first`: one column's filters.
+    Rows {
+        /// The first row held.
+        first: i64,
+        /// The number of rows held.
+        rows: i64,
+        /// The number of rows of the canonical parameter.
+        total: i64,
+    },
+}
+
+/// How the elements of a parameter lie in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// In the order of the shape.
+    RowMajor,
+    /// `[O, I, H, W]` stored as O, H, W, I, which channels-last convolutions read directly.
+    ChannelsLast,
+}
+
+/// One parameter as a rank holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamSpec {
+    /// Canonical name, for instance `conv1.weight`.
+    pub name: String,
+    /// Shape on this rank, outputs first.
+    pub shape: Vec<i64>,
+    /// Weight or bias.
+    pub kind: ParamKind,
+    /// Initial value.
+    pub init: Init,
+    /// The part of the canonical parameter this is.
+    pub placement: Placement,
+    /// Storage order.
+    pub layout: Layout,
+}
+
+impl ParamSpec {
+    /// The number of elements on this rank.
+    #[must_use]
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
+    }
+
+    /// The shape of the canonical parameter.
+    #[must_use]
+    pub fn canonical_shape(&self) -> Vec<i64> {
+        let mut shape = self.shape.clone();
+        if let Placement::Rows { total, .. } = self.placement {
+            shape[0] = total;
+        }
+        shape
+    }
+
+    /// The initial values, `shape` in fp64: a function of the seed, the name and the canonical index
+    /// only, so that every placement starts from the same network.
+    #[must_use]
+    pub fn initial(&self, seed: u64) -> Tensor {
+        let values: Vec<f64> = match self.init {
+            Init::Constant(value) => vec![value; self.numel()],
+            Init::Normal(sigma) => {
+                use rayon::prelude::*;
+                let key = Key::new(seed, Purpose::Init).with_name(&self.name);
+                let first_row = match self.placement {
+                    Placement::Whole => 0,
+                    Placement::Rows { first, .. } => first as usize,
+                };
+                let row = self.numel() / self.shape[0] as usize;
+                let first = (first_row * row) as u64;
+                (0..self.numel() as u64)
+                    .into_par_iter()
+                    .map(|i| sigma * key.normal(first + i))
+                    .collect()
+            }
+        };
+        Tensor::from_slice(&values).view(&self.shape[..])
+    }
+}
+
+/// A layer's handle on one parameter: views into the arena.
+pub struct Param {
+    /// The values the layer computes with.
+    pub weight: Tensor,
+    /// Where the layer puts the gradient.
+    pub grad: Tensor,
+    /// The place in the arena.
+    pub range: Range<usize>,
+}
+
+/// How the arena is cut: where the buckets end and who updates what.
+#[derive(Clone, Copy, Debug)]
+pub struct Sharing {
+    /// This rank's position among the ranks that hold the same parameters.
+    pub rank: usize,
+    /// Their number.
+    pub size: usize,
+    /// A bucket is closed when it has reached this many bytes of gradients.
+    pub bucket_bytes: usize,
+}
+
+/// A run of elements of one kind inside the part this rank updates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where in the arena.
+    pub range: Range<usize>,
+    /// Where in this rank's compact own storage (master weights, velocity).
+    pub own: Range<usize>,
+    /// Weight or bias.
+    pub kind: ParamKind,
+}
+
+/// The flat storage of one rank's parameters and gradients.
+pub struct Arena {
+    specs: Vec<ParamSpec>,
+    ranges: Vec<Range<usize>>,
+    buckets: Vec<Range<usize>>,
+    sharing: Sharing,
+    /// Values in compute precision, `[len]`.
+    pub weights: Tensor,
+    /// Gradients in compute precision, `[len]`.
+    pub grads: Tensor,
+    /// This rank's part of the values in fp32, where `weights` has fewer bits.
+    pub master: Option<Tensor>,
+}
+
+/// Elements to which the start of a parameter is aligned: one cache line of fp32, and more of bf16.
+const ALIGN: usize = 64;
+
+/// Cuts parameters into ranges and buckets of whole parameters, last parameter first in time.
+fn plan(specs: &[ParamSpec], kind: Kind, sharing: Sharing) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+    let unit = ALIGN * sharing.size;
+    let (mut ranges, mut buckets) = (Vec::new(), Vec::new());
+    let (mut start, mut end) = (0, 0);
+    for (index, spec) in specs.iter().enumerate() {
+        let first = usize::next_multiple_of(end, ALIGN);
+        end = first + spec.numel();
+        ranges.push(first..end);
+        let bytes = (end - start) * kind.elt_size_in_bytes();
+        if bytes >= sharing.bucket_bytes || index + 1 == specs.len() {
+            // Padding makes every rank's part of the bucket equally long.
+            end = start + (end - start).next_multiple_of(unit);
+            buckets.push(start..end);
+            start = end;
+        }
+    }
+    (ranges, buckets)
+}
+
+impl Arena {
+    /// An arena of zeros for `specs`, in forward order.
+    #[must_use]
+    pub fn new(specs: Vec<ParamSpec>, kind: Kind, device: Device, sharing: Sharing) -> Self {
+        let (ranges, buckets) = plan(&specs, kind, sharing);
+        let len = buckets.last().map_or(0, |bucket| bucket.end);
+        let zeros = |len: usize, kind| Tensor::zeros([len as i64], (kind, device));
+        let master = (kind == Kind::BFloat16).then(|| zeros(len / sharing.size, Kind::Float));
+        Self {
+            specs,
+            ranges,
+            buckets,
+            sharing,
+            weights: zeros(len, kind),
+            grads: zeros(len, kind),
+            master,
+        }
+    }
+
+    /// What the arena holds, in forward order.
+    #[must_use]
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    /// The ranges that travel together, in forward order; backward completes them from the last.
+    #[must_use]
+    pub fn buckets(&self) -> &[Range<usize>] {
+        &self.buckets
+    }
+
+    /// The part of a bucket that this rank updates.
+    #[must_use]
+    pub fn own(&self, bucket: &Range<usize>) -> Range<usize> {
+        let part = bucket.len() / self.sharing.size;
+        let first = bucket.start + self.sharing.rank * part;
+        first..first + part
+    }
+
+    /// The number of elements this rank updates.
+    #[must_use]
+    pub fn own_len(&self) -> usize {
+        self.buckets.iter().map(|bucket| bucket.len() / self.sharing.size).sum()
+    }
+
+    /// The runs of equal kind this rank updates in `bucket`.
+    #[must_use]
+    pub fn runs(&self, bucket: usize) -> Vec<Run> {
+        let own = self.own(&self.buckets[bucket]);
+        let before: usize = self.buckets[..bucket].iter().map(|b| b.len() / self.sharing.size).sum();
+        let mut runs = Vec::new();
+        for (spec, range) in self.specs.iter().zip(&self.ranges) {
+            let (first, last) = (range.start.max(own.start), range.end.min(own.end));
+            if first < last {
+                let shift = before + first - own.start;
+                let compact = shift..shift + (last - first);
+                runs.push(Run { range: first..last, own: compact, kind: spec.kind });
+            }
+        }
+        runs
+    }
+
+    /// The views of parameter `index` for its layer.
+    #[must_use]
+    pub fn param(&self, index: usize) -> Param {
+        Param {
+            weight: self.view(&self.weights, index),
+            grad: self.view(&self.grads, index),
+            range: self.ranges[index].clone(),
+        }
+    }
+
+    /// Parameter `index` within `flat`, `[len]`, in its logical shape.
+    fn view(&self, flat: &Tensor, index: usize) -> Tensor {
+        let (spec, range) = (&self.specs[index], &self.ranges[index]);
+        let flat = narrow(flat, range);
+        match (spec.layout, &spec.shape[..]) {
+            (Layout::ChannelsLast, &[o, i, h, w]) => flat.view([o, h, w, i]).permute([0, 3, 1, 2]),
+            (_, shape) => flat.view(shape),
+        }
+    }
+
+    /// Overwrites every parameter with `values(spec)`, of the parameter's shape on this rank.
+    ///
+    /// # Errors
+    /// If a value is missing or has another shape.
+    pub fn load(&mut self, mut values: impl FnMut(&ParamSpec) -> Result<Tensor>) -> Result<()> {
+        for index in 0..self.specs.len() {
+            let spec = &self.specs[index];
+            let value = values(spec)?;
+            ensure!(
+                value.size() == spec.shape,
+                "{}: expected shape {:?}, found {:?}",
+                spec.name,
+                spec.shape,
+                value.size()
+            );
+            let value = value.to_device(self.weights.device());
+            self.view(&self.weights, index).copy_(&value);
+            if self.master.is_some() {
+                self.load_master(index, &value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies this rank's part of a parameter's value into the fp32 master.
+    fn load_master(&mut self, index: usize, value: &Tensor) {
+        let Some(master) = &self.master else { return };
+        let value = flat_as_stored(&self.specs[index], value);
+        let range = self.ranges[index].clone();
+        for bucket in 0..self.buckets.len() {
+            for run in self.runs(bucket) {
+                if range.start <= run.range.start && run.range.end <= range.end {
+                    let part = run.range.start - range.start..run.range.end - range.start;
+                    narrow(master, &run.own).copy_(&narrow(&value, &part));
+                }
+            }
+        }
+    }
+
+    /// Overwrites this rank's part of a compact state with `values(spec)`, as [`Arena::load`] does.
+    ///
+    /// # Errors
+    /// If a value is missing or has another shape.
+    pub fn load_state(
+        &self,
+        state: &mut Tensor,
+        mut values: impl FnMut(&ParamSpec) -> Result<Tensor>,
+    ) -> Result<()> {
+        let whole = self.weights.zeros_like().to_kind(state.kind());
+        for (index, spec) in self.specs.iter().enumerate() {
+            let value = values(spec)?;
+            ensure!(value.size() == spec.shape, "{}: the state has another shape", spec.name);
+            self.view(&whole, index).copy_(&value.to_device(whole.device()));
+        }
+        let mut before = 0;
+        for bucket in &self.buckets {
+            let own = self.own(bucket);
+            narrow(state, &(before..before + own.len())).copy_(&narrow(&whole, &own));
+            before += own.len();
+        }
+        Ok(())
+    }
+
+    /// Collects a compact state from the ranks that share it: `(spec, value)` on the CPU, in forward
+    /// order. Every rank of the data axis must call it.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    pub fn gather_state(
+        &self,
+        state: &Tensor,
+        data: &dyn Collective,
+    ) -> Result<Vec<(ParamSpec, Tensor)>> {
+        let whole = Tensor::zeros(self.weights.size(), (state.kind(), state.device()));
+        let mut before = 0;
+        for bucket in &self.buckets {
+            let part = bucket.len() / self.sharing.size;
+            let own = narrow(state, &(before..before + part));
+            data.all_gather(&own, &mut narrow(&whole, bucket))?;
+            before += part;
+        }
+        let values = self.values_of(&whole);
+        Ok(values)
+    }
+
+    /// The parameters at full precision, as [`Arena::gather_state`] returns them.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    pub fn gather_weights(&self, data: &dyn Collective) -> Result<Vec<(ParamSpec, Tensor)>> {
+        match &self.master {
+            Some(master) => self.gather_state(master, data),
+            None => Ok(self.values_of(&self.weights)),
+        }
+    }
+
+    /// A copy of each parameter's gradient, in forward order.
+    #[must_use]
+    pub fn gradients(&self) -> Vec<(ParamSpec, Tensor)> {
+        self.values_of(&self.grads)
+    }
+
+    fn values_of(&self, flat: &Tensor) -> Vec<(ParamSpec, Tensor)> {
+        let value = |index| {
+            let view = self.view(flat, index).to_device(Device::Cpu);
+            // A copy in every case: the arena goes on changing.
+            let mut copy = Tensor::empty(view.size(), (view.kind(), Device::Cpu));
+            copy.copy_(&view);
+            copy
+        };
+        self.specs.iter().enumerate().map(|(i, spec)| (spec.clone(), value(i))).collect()
+    }
+
+    /// The name of the first parameter with a value that is not finite.
+    #[must_use]
+    pub fn first_non_finite(&self) -> Option<&str> {
+        (0..self.specs.len())
+            .find(|&i| !all_finite(&self.view(&self.weights, i)))
+            .map(|i| self.specs[i].name.as_str())
+    }
+}
+
+/// Whether every element of `x` is a finite number.
+#[must_use]
+pub fn all_finite(x: &Tensor) -> bool {
+    x.isfinite().all().int64_value(&[]) != 0
+}
+
+/// A parameter's elements in the order the arena stores them, `[numel]`.
+fn flat_as_stored(spec: &ParamSpec, value: &Tensor) -> Tensor {
+    match spec.layout {
+        Layout::RowMajor => value.contiguous().view(-1),
+        Layout::ChannelsLast => value.permute([0, 2, 3, 1]).contiguous().view(-1),
+    }
+}
+
+/// A range of a flat tensor, as a view.
+#[must_use]
+pub fn narrow(flat: &Tensor, range: &Range<usize>) -> Tensor {
+    flat.narrow(0, range.start as i64, range.len() as i64)
+}

@@ -1,0 +1,321 @@
+//! The doors to libtorch that tch does not have. FFI: the only file that calls its C shim.
+//!
+//! The shim (`torch/csrc/inductor/aoti_torch/c/shim.h`) is libtorch's stable C interface, and its
+//! tensor handle is tch's `C_tensor` pointer (both are `at::Tensor*`). CUDA entry points live in
+//! libtorch_cuda.so and are looked up at run time, so that one binary serves machines without a GPU.
+//! The file offers safe functions only and knows nothing of networks.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::OnceLock;
+
+use anyhow::{Result, bail, ensure};
+use half::bf16;
+use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+type Handle = *mut C_tensor;
+
+/// The signature of `aoti_torch_{cpu,cuda}_convolution_backward` in libtorch 2.11.
+type ConvolutionBackward = unsafe extern "C" fn(
+    dy: Handle,
+    x: Handle,
+    w: Handle,
+    bias_sizes: *const *const i64,
+    bias_sizes_len: i64,
+    stride: *const i64,
+    stride_len: i64,
+    padding: *const i64,
+    padding_len: i64,
+    dilation: *const i64,
+    dilation_len: i64,
+    transposed: i32,
+    output_padding: *const i64,
+    output_padding_len: i64,
+    groups: i64,
+    output_mask: *const i32,
+    output_mask_len: i64,
+    dx: *mut Handle,
+    dw: *mut Handle,
+    db: *mut Handle,
+) -> i32;
+
+unsafe extern "C" {
+    fn aoti_torch_cpu_convolution_backward(
+        dy: Handle,
+        x: Handle,
+        w: Handle,
+        bias_sizes: *const *const i64,
+        bias_sizes_len: i64,
+        stride: *const i64,
+        stride_len: i64,
+        padding: *const i64,
+        padding_len: i64,
+        dilation: *const i64,
+        dilation_len: i64,
+        transposed: i32,
+        output_padding: *const i64,
+        output_padding_len: i64,
+        groups: i64,
+        output_mask: *const i32,
+        output_mask_len: i64,
+        dx: *mut Handle,
+        dw: *mut Handle,
+        db: *mut Handle,
+    ) -> i32;
+}
+
+/// The gradients of a convolution: with respect to its input, if asked for, its weights and its bias.
+pub struct ConvGradients {
+    /// `[N, C, H, W]`, or nothing where the caller did not need it.
+    pub dx: Option<Tensor>,
+    /// `[O, C / groups, K, K]`.
+    pub dw: Tensor,
+    /// `[O]`.
+    pub db: Tensor,
+}
+
+/// Whether the gradient with respect to the input is computed; the first layer has no use for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputGradient {
+    /// Computed.
+    Needed,
+    /// Left out.
+    Unused,
+}
+
+/// The geometry of a square two-dimensional convolution without dilation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvGeometry {
+    /// Step between windows, in pixels.
+    pub stride: i64,
+    /// Zeros added on each side, in pixels.
+    pub padding: i64,
+    /// Groups of channels that do not see each other.
+    pub groups: i64,
+}
+
+/// The backward pass of `x.conv2d(w, b)` for `dy`, all in libtorch's logical NCHW order.
+///
+/// # Errors
+/// If libtorch refuses the shapes, or has no such kernel for the tensors' device.
+pub fn convolution_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    geometry: ConvGeometry,
+    input: InputGradient,
+) -> Result<ConvGradients> {
+    let call = match x.device() {
+        Device::Cuda(_) => cuda_convolution_backward()?,
+        _ => aoti_torch_cpu_convolution_backward as ConvolutionBackward,
+    };
+    let bias_size = [w.size()[0]];
+    let bias_sizes = bias_size.as_ptr();
+    let stride = [geometry.stride; 2];
+    let padding = [geometry.padding; 2];
+    let (dilation, output_padding) = ([1i64; 2], [0i64; 2]);
+    let mask = [i32::from(input == InputGradient::Needed), 1, 1];
+    let mut out: [Handle; 3] = [std::ptr::null_mut(); 3];
+    let [dx, dw, db] = &mut out;
+    // SAFETY: handles are live at::Tensor pointers borrowed for the call, which does not write to
+    // them; arrays outlive the call and are passed with their lengths; the three results are new
+    // handles that `adopt` takes over.
+    let code = unsafe {
+        call(
+            dy.as_ptr().cast_mut(),
+            x.as_ptr().cast_mut(),
+            w.as_ptr().cast_mut(),
+            &raw const bias_sizes,
+            1,
+            stride.as_ptr(),
+            2,
+            padding.as_ptr(),
+            2,
+            dilation.as_ptr(),
+            2,
+            0,
+            output_padding.as_ptr(),
+            2,
+            geometry.groups,
+            mask.as_ptr(),
+            3,
+            dx,
+            dw,
+            db,
+        )
+    };
+    ensure!(
+        code == 0,
+        "libtorch refused the backward of a convolution: x {:?}, w {:?}, dy {:?}, {geometry:?} (its own message is above)",
+        x.size(),
+        w.size(),
+        dy.size(),
+    );
+    let [dx, dw, db] = out.map(adopt);
+    match (dw, db) {
+        (Some(dw), Some(db)) => Ok(ConvGradients { dx: dx.filter(Tensor::defined), dw, db }),
+        _ => bail!("libtorch returned no gradient for a convolution's weights"),
+    }
+}
+
+/// Takes ownership of a handle the shim returned.
+fn adopt(handle: Handle) -> Option<Tensor> {
+    // SAFETY: a non-null result of the shim is a new at::Tensor that the caller owns.
+    (!handle.is_null()).then(|| unsafe { Tensor::from_ptr(handle) })
+}
+
+fn cuda_convolution_backward() -> Result<ConvolutionBackward> {
+    static FOUND: OnceLock<Option<ConvolutionBackward>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        // SAFETY: looks a name up among the libraries already loaded; nothing is called.
+        let symbol = unsafe {
+            libc::dlsym(libc::RTLD_DEFAULT, c"aoti_torch_cuda_convolution_backward".as_ptr())
+        };
+        // SAFETY: libtorch 2.11 exports the function under this name with the CPU twin's signature.
+        (!symbol.is_null())
+            .then(|| unsafe { std::mem::transmute::<*mut c_void, ConvolutionBackward>(symbol) })
+    });
+    match found {
+        Some(function) => Ok(*function),
+        None => bail!("libtorch_cuda.so is not loaded; install it with scripts/get-libtorch --cuda"),
+    }
+}
+
+/// Loads libtorch's CUDA half, which registers its kernels; `Err` is the loader's own message.
+///
+/// # Errors
+/// If the library, or one it depends on, is not there.
+pub fn load_cuda() -> std::result::Result<(), String> {
+    static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    LOADED
+        .get_or_init(|| {
+            // SAFETY: runs the library's constructors, which only register kernels.
+            let handle = unsafe {
+                libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL)
+            };
+            if !handle.is_null() {
+                return Ok(());
+            }
+            // SAFETY: dlerror returns a NUL-terminated string, or null, valid until the next call.
+            let message: *const c_char = unsafe { libc::dlerror() };
+            if message.is_null() {
+                return Err("unknown reason".to_owned());
+            }
+            // SAFETY: checked non-null above.
+            Err(unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned())
+        })
+        .clone()
+}
+
+/// Keeps large tensors' memory in the process when they are freed.
+///
+/// glibc gives every block above 32 MiB back to the kernel at once, so that each activation costs its
+/// page faults again in every step. On other C libraries this does nothing.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets two tunables of malloc; called before any thread is started.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, c_int::MAX);
+    }
+}
+
+/// An element type whose tensors can be seen as a slice.
+pub trait Element: Copy {
+    /// The matching libtorch kind.
+    const KIND: Kind;
+}
+
+impl Element for f32 {
+    const KIND: Kind = Kind::Float;
+}
+
+impl Element for f64 {
+    const KIND: Kind = Kind::Double;
+}
+
+impl Element for bf16 {
+    const KIND: Kind = Kind::BFloat16;
+}
+
+impl Element for i64 {
+    const KIND: Kind = Kind::Int64;
+}
+
+impl Element for u8 {
+    const KIND: Kind = Kind::Uint8;
+}
+
+fn assert_sliceable<T: Element>(tensor: &Tensor) {
+    assert!(
+        tensor.device() == Device::Cpu && tensor.kind() == T::KIND && tensor.is_contiguous(),
+        "a contiguous CPU tensor of {:?} was expected, found {:?} on {:?}",
+        T::KIND,
+        tensor,
+        tensor.device(),
+    );
+}
+
+/// The elements of a contiguous CPU tensor.
+///
+/// # Panics
+/// If the tensor lives elsewhere, has another kind, or is not contiguous.
+#[must_use]
+pub fn slice<T: Element>(tensor: &Tensor) -> &[T] {
+    assert_sliceable::<T>(tensor);
+    if tensor.numel() == 0 {
+        return &[];
+    }
+    // SAFETY: the storage holds numel elements of this kind and lives as long as the borrow. Views of
+    // one storage are handed out per rank, whose thread does not write while it reads.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), tensor.numel()) }
+}
+
+/// The elements of a contiguous CPU tensor, for writing.
+///
+/// # Panics
+/// As [`slice`].
+#[must_use]
+pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
+    assert_sliceable::<T>(tensor);
+    if tensor.numel() == 0 {
+        return &mut [];
+    }
+    // SAFETY: as in `slice`; the exclusive borrow of this handle, and the rule that no other view of
+    // the range is held as a slice at the same time, make the access exclusive.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn convolution_backward_equals_autograd() {
+        let options = (Kind::Double, Device::Cpu);
+        let x = Tensor::randn([2, 4, 9, 9], options).set_requires_grad(true);
+        let w = Tensor::randn([6, 2, 3, 3], options).set_requires_grad(true);
+        let b = Tensor::randn([6], options).set_requires_grad(true);
+        let y = x.conv2d(&w, Some(&b), [2, 2], [1, 1], [1, 1], 2);
+        let dy = Tensor::randn_like(&y);
+        (&y * &dy).sum(Kind::Double).backward();
+        let geometry = ConvGeometry { stride: 2, padding: 1, groups: 2 };
+        let got = convolution_backward(&dy, &x.detach(), &w.detach(), geometry, InputGradient::Needed)
+            .expect("shapes agree");
+        let dx = got.dx.expect("asked for");
+        for (ours, theirs) in [(&dx, x.grad()), (&got.dw, w.grad()), (&got.db, b.grad())] {
+            let difference = (ours - theirs).abs().max().double_value(&[]);
+            assert!(difference < 1e-12, "{difference}");
+        }
+    }
+
+    #[test]
+    fn shapes_that_disagree_are_an_error() {
+        let options = (Kind::Float, Device::Cpu);
+        let (x, w) = (Tensor::zeros([1, 2, 5, 5], options), Tensor::zeros([3, 2, 3, 3], options));
+        let geometry = ConvGeometry { stride: 1, padding: 0, groups: 1 };
+        let dy = Tensor::zeros([1, 7, 3, 3], options);
+        assert!(convolution_backward(&dy, &x, &w, geometry, InputGradient::Unused).is_err());
+    }
+}
