@@ -43,7 +43,7 @@ fn after_help() -> String {
         "Examples:
   alexnet-mgpu --gpus 2 --mode split
           the paper's two columns on two devices, on generated images
-  alexnet-mgpu --gpus 2 --mode data-parallel --config configs/cifar10.toml --data cifar-10-batches-bin
+  alexnet-mgpu --gpus 2 --mode data-parallel --config configs/cifar10.toml --data cifar10
   alexnet-mgpu --gpus all --mode data-parallel --config configs/alexnet.toml --data imagenet -b 256
   alexnet-mgpu --config configs/alexnet.toml --data imagenet --set schedule.kind=plateau
   alexnet-mgpu --config configs/alexnet.toml --dry-run
@@ -51,8 +51,8 @@ fn after_help() -> String {
   alexnet-mgpu eval runs/alexnet-split --views 10
   alexnet-mgpu predict --model runs/alexnet-split cat.jpg
 
-A value comes from the first of these that gives it: its flag, the last --set of its key, the file of
---config, the paper. Results go to stdout, everything else to stderr.
+A value comes from the first of these that has it: its flag, the last --set of its key, the file
+of --config, the paper. Results go to stdout, everything else to stderr.
 
 {EXIT_CODES_HELP}"
     )
@@ -60,6 +60,7 @@ A value comes from the first of these that gives it: its flag, the last --set of
 
 /// `-v` and `-q`.
 #[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Logging")]
 pub struct Verbosity {
     /// Log more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]

@@ -140,14 +140,14 @@ impl Optimizer {
         match (self.rule, &mut state[..]) {
             (Rule::Momentum(momentum), [v]) => {
                 let step = g.f_add(&(&w * decay))? * lr;
-                v.f_mul_scalar_(momentum)?.f_sub_(&step)?;
+                let _ = v.f_mul_scalar_(momentum)?.f_sub_(&step)?;
                 let _ = w.f_add_(v)?;
             }
             (Rule::Adam, [m, v]) => {
                 let (beta1, beta2, eps) = ADAM;
                 let g = g.f_add(&(&w * decay))?;
-                m.f_mul_scalar_(beta1)?.f_add_(&(&g * (1.0 - beta1)))?;
-                v.f_mul_scalar_(beta2)?.f_add_(&(g.f_square()? * (1.0 - beta2)))?;
+                let _ = m.f_mul_scalar_(beta1)?.f_add_(&(&g * (1.0 - beta1)))?;
+                let _ = v.f_mul_scalar_(beta2)?.f_add_(&(g.f_square()? * (1.0 - beta2)))?;
                 let (c1, c2) = (1.0 - beta1.powf(step as f64), 1.0 - beta2.powf(step as f64));
                 let denominator = (v.f_sqrt()? * (1.0 / c2.sqrt())) + eps;
                 let _ = w.f_sub_(&(m.f_div(&denominator)? * (lr / c1)))?;

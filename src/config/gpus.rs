@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The devices asked for; with CPU threads as devices the same words count threads' groups.
+/// The devices asked for; CPU threads in place of GPUs are counted the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gpus {
     /// The first N devices, N >= 1.

@@ -110,7 +110,7 @@ impl Config {
     /// Every key with its value, in a form that [`Config::from_toml`] reads back.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).expect("a checked configuration has only TOML values")
+        toml::to_string(self).expect("a checked configuration has only TOML values")
     }
 
     /// The name of the run: `run.name`, else architecture and mode, such as `alexnet-split`.

@@ -125,7 +125,7 @@ pub struct DataConfig {
     pub resize: usize,
     /// The side of the crop in pixels; 0: the input side of the architecture.
     pub crop: usize,
-    /// Black pixels added on each side before a training crop.
+    /// Pixels added on each side before a training crop.
     pub pad: usize,
     /// What is done to training images at random.
     pub augment: Augment,

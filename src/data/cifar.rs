@@ -31,7 +31,8 @@ impl Cifar {
     /// # Errors
     /// When it holds the pickled release instead.
     pub(super) fn find(path: &Path) -> Result<Option<PathBuf>, DataError> {
-        let holds = |dir: &Path, files: [&str; 2]| files.iter().any(|file| dir.join(file).is_file());
+        let holds =
+            |dir: &Path, files: [&str; 2]| files.iter().any(|file| dir.join(file).is_file());
         for dir in [path.to_path_buf(), path.join("cifar-10-batches-bin")] {
             if holds(&dir, ["data_batch_1.bin", "test_batch.bin"]) {
                 return Ok(Some(dir));

@@ -81,7 +81,8 @@ impl Finisher {
             }
             let from = ((y - pad) * width + left + start - pad) * 3;
             let pixels = &frame.pixels[from..][..(end - start) * 3];
-            let (start, end) = if window.mirrored { (crop - end, crop - start) } else { (start, end) };
+            let (start, end) =
+                if window.mirrored { (crop - end, crop - start) } else { (start, end) };
             out_row[..start * 3].fill(0.0);
             out_row[end * 3..].fill(0.0);
             self.row(pixels, window.mirrored, &mut out_row[start * 3..end * 3]);

@@ -134,11 +134,8 @@ pub(super) fn spawn(
         let (queues, ends): (Vec<_>, Vec<_>) =
             (0..consumers_per_share).map(|_| bounded(depth)).unzip();
         lanes.push(Lane { share, ring, queues });
-        let receiver = |queue| BatchReceiver {
-            queue,
-            outcome: Arc::clone(&outcome),
-            cancel: cancel.clone(),
-        };
+        let receiver =
+            |queue| BatchReceiver { queue, outcome: Arc::clone(&outcome), cancel: cancel.clone() };
         receivers.push(ends.into_iter().map(receiver).collect());
     }
     let bad = Arc::clone(filler.bad());
@@ -260,8 +257,7 @@ impl<F: Filler> Producer<F> {
     fn send(&self, plan: Plan, slots: &mut Vec<Slot>) -> Result<Next, DataError> {
         let mut next = Next::Stop;
         for (lane, slot) in self.lanes.iter().zip(slots.drain(..)) {
-            let batch =
-                Arc::new(lane.ring.batch(slot, plan.step, plan.epoch, lane.share.start));
+            let batch = Arc::new(lane.ring.batch(slot, plan.step, plan.epoch, lane.share.start));
             for queue in &lane.queues {
                 select! {
                     recv(self.cancel.channel()) -> _ => return Err(DataError::Cancelled),

@@ -35,9 +35,9 @@ pub enum Split {
 }
 
 /// One split of an image set: images by index, always in the same order.
+#[allow(clippy::len_without_is_empty)] // a source without images cannot be opened
 pub trait Source: Send + Sync {
     /// The number of images, at least one.
-    #[allow(clippy::len_without_is_empty)] // a source without images cannot be opened
     fn len(&self) -> usize;
     /// The class names of the training split, by label.
     fn classes(&self) -> &[String];

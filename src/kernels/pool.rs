@@ -5,7 +5,7 @@
 //! module does not know what was computed before the pooling.
 
 use super::real::{Real, Wide};
-use super::simd::{self, Kernel, LANES};
+use super::simd::{self, Kernel, LANES, block};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -188,8 +188,8 @@ impl MaxPool {
                 let gradient = self.gather::<T, LANES>(pooled, (y, x), &window, channel);
                 dx[channel..][..LANES].copy_from_slice(&gradient);
             }
-            for channel in whole..channels {
-                dx[channel] = self.gather::<T, 1>(pooled, (y, x), &window, channel)[0];
+            for (dx, channel) in dx[whole..].iter_mut().zip(whole..) {
+                [*dx] = self.gather::<T, 1>(pooled, (y, x), &window, channel);
             }
         }
     }
@@ -209,9 +209,9 @@ impl MaxPool {
                 let position = (y - row * self.stride) * self.window + x - column * self.stride;
                 let first = (row * pooled.shape.width + column) * pooled.shape.channels + channel;
                 let dy = widen::<T, L>(pooled.dy, first);
-                let argmax = &pooled.argmax[first..][..L];
+                let argmax: [u8; L] = *block(pooled.argmax, first);
                 for lane in 0..L {
-                    let hit = argmax[lane] == position as u8;
+                    let hit = u32::from(argmax[lane]) == position as u32;
                     sum[lane] = sum[lane] + if hit { dy[lane] } else { T::Wide::ZERO };
                 }
             }
@@ -222,8 +222,8 @@ impl MaxPool {
 
 #[inline(always)]
 fn widen<T: Real, const L: usize>(slice: &[T], first: usize) -> [T::Wide; L] {
-    let slice = &slice[first..][..L];
-    std::array::from_fn(|lane| slice[lane].widen())
+    let block: [T; L] = *block(slice, first);
+    block.map(T::widen)
 }
 
 /// The gradient of one image's outputs and where they came from.

@@ -104,7 +104,7 @@ fn newton_inverse_fourth_root(d: f32) -> f32 {
     let mut y = f32::from_bits(GUESS - (d.to_bits() >> 2));
     for _ in 0..3 {
         let y2 = y * y;
-        y = y * (1.25 - quarter * y2 * y2);
+        y *= 1.25 - quarter * y2 * y2;
     }
     if d == f32::INFINITY { 0.0 } else { y }
 }

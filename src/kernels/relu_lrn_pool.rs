@@ -273,8 +273,8 @@ mod tests {
         let mut a = vec![1.0f32; map.num_elements()];
         a[5] = f32::NAN;
         let (y, _, da) = fused(GROUPED, &a, &[1.0; 24], map);
-        for channel in 0..24 {
-            assert_eq!(y[channel].is_nan(), (3..6).contains(&channel), "channel {channel}");
+        for (index, y) in y.iter().enumerate() {
+            assert_eq!(y.is_nan(), (3..6).contains(&index), "element {index}");
         }
         assert!(da[6..12].iter().chain(&da[12 * 9..]).all(|da| da.is_finite()));
     }

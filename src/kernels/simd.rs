@@ -41,3 +41,9 @@ pub(super) fn convert<S: Copy, D>(from: &[S], to: &mut [D], f: impl Fn(S) -> D) 
         *to = f(*element);
     }
 }
+
+/// The `L` elements from `first`, which the caller has checked to be there.
+#[inline(always)]
+pub(super) fn block<T, const L: usize>(slice: &[T], first: usize) -> &[T; L] {
+    slice[first..].first_chunk().expect("the caller stays within the slice")
+}

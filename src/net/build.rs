@@ -11,6 +11,7 @@ use super::arch::{Architecture, InitSpec, LayerSpec, WeightInit};
 use super::conv::Conv;
 use super::dropout::Dropout;
 use super::flatten::Flatten;
+use super::fused::ReluLrnPool;
 use super::gather::{Gather, GatherGradient};
 use super::linear::Linear;
 use super::lrn::Lrn;
@@ -18,6 +19,8 @@ use super::pool::MaxPool;
 use super::relu::Relu;
 use super::{Layer, Net};
 use crate::kernels;
+use crate::kernels::pool::MaxPool as MaxPoolRule;
+use crate::kernels::relu_lrn_pool::ReluLrnPool as Fused;
 use crate::params::{Arena, Init, Layout, ParamKind, ParamSpec, Placement, Sharing};
 use crate::torch_ext::{ConvGeometry, InputGradient};
 
@@ -51,8 +54,8 @@ pub enum Step {
     Relu,
     /// LRN within this many groups on this rank.
     Lrn(kernels::lrn::Lrn, usize),
-    /// Max pooling: kernel and stride.
-    MaxPool(i64, i64),
+    /// Max pooling.
+    MaxPool(MaxPoolRule),
     /// See [`LayerSpec::Flatten`].
     Flatten,
     /// Dropout with this rate; the canonical index of this rank's first unit.
@@ -119,9 +122,31 @@ impl Plan {
     #[must_use]
     pub fn build(&self, kind: Kind, device: Device, sharing: Sharing) -> Net {
         let arena = Arena::new(self.params.clone(), kind, device, sharing);
-        let layers = self.layers.iter().map(|planned| planned.layer(&arena)).collect();
+        let mut layers: Vec<Box<dyn Layer>> = Vec::with_capacity(self.layers.len());
+        let mut rest = &self.layers[..];
+        while let [next, ..] = rest {
+            let fused = if device == Device::Cpu { fused(rest) } else { None };
+            let (layer, num_steps) = fused.unwrap_or_else(|| (next.layer(&arena), 1));
+            layers.push(layer);
+            rest = &rest[num_steps..];
+        }
         Net { layers, arena }
     }
+}
+
+/// The fused layer for the steps that `planned` starts with, if there is one, and their number.
+fn fused(planned: &[Planned]) -> Option<(Box<dyn Layer>, usize)> {
+    let step = |index: usize| planned.get(index).map(|p| &p.step);
+    let (lrn, groups, pool, num_steps) = match (step(0), step(1), step(2)) {
+        (Some(Step::Relu), Some(Step::Lrn(rule, groups)), Some(Step::MaxPool(pool))) => {
+            (Some(*rule), *groups, *pool, 3)
+        }
+        (Some(Step::Relu), Some(Step::MaxPool(pool)), _) => (None, 1, *pool, 2),
+        _ => return None,
+    };
+    let names: Vec<_> = planned[..num_steps].iter().map(|p| p.name.as_str()).collect();
+    let rule = Fused { lrn, groups, pool };
+    Some((Box::new(ReluLrnPool::new(names.join("+"), rule)), num_steps))
 }
 
 impl Planned {
@@ -134,7 +159,7 @@ impl Planned {
             }
             Step::Relu => Box::new(Relu::new(name)),
             Step::Lrn(rule, groups) => Box::new(Lrn::new(name, *rule, *groups)),
-            Step::MaxPool(kernel, stride) => Box::new(MaxPool::new(name, *kernel, *stride)),
+            Step::MaxPool(rule) => Box::new(MaxPool::new(name, *rule)),
             Step::Flatten => Box::new(Flatten::new(name)),
             Step::Dropout(rate, first_unit) => Box::new(Dropout::new(name, *rate, *first_unit)),
             Step::Linear { param } => {
@@ -186,7 +211,8 @@ impl Walk {
                     ensure!(*side >= *kernel, "a {kernel}-pixel pool over a map of {side} pixels");
                     *side = (*side - kernel) / stride + 1;
                 }
-                self.push("pool", Step::MaxPool(*kernel, *stride), 0);
+                let rule = MaxPoolRule { window: *kernel as usize, stride: *stride as usize };
+                self.push("pool", Step::MaxPool(rule), 0);
             }
             LayerSpec::Flatten => {
                 self.shape = vec![self.shape.iter().product()];

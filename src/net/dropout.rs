@@ -5,13 +5,11 @@
 //! Survivors are doubled in training instead of halved in the test, as is usual today: the expectation,
 //! and the function learned, are the same.
 
-use anyhow::{Result, bail};
-use half::bf16;
+use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::{Layer, Mode, Pass};
+use super::{Layer, Mode, Pass, by_kind};
 use crate::kernels::dropout::Dropout as Rule;
-use crate::random::Key;
 use crate::torch_ext::{slice, slice_mut};
 
 /// A dropout layer over `[N, units]`.
@@ -24,7 +22,7 @@ pub(super) struct Dropout {
 
 impl Dropout {
     pub(super) fn new(name: String, rate: f64, first_unit: u64) -> Self {
-        Self { name, rule: Rule { rate }, first_unit }
+        Self { name, rule: Rule { rate, scale: 1.0 / (1.0 - rate) }, first_unit }
     }
 
     fn apply(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
@@ -34,18 +32,11 @@ impl Dropout {
         }
         let x = x.f_contiguous()?;
         let mut y = x.f_empty_like()?;
-        let units = x.size()[1] as usize;
+        let units = self.first_unit..self.first_unit + x.size()[1] as u64;
         let layer = pass.dropout.with_name(&self.name);
-        let key = |row: usize| -> Key { layer.with(pass.first + row as u64) };
-        let first = self.first_unit;
-        match x.kind() {
-            Kind::Float => self.rule.apply::<f32>(slice(&x), slice_mut(&mut y), units, first, key),
-            Kind::Double => self.rule.apply::<f64>(slice(&x), slice_mut(&mut y), units, first, key),
-            Kind::BFloat16 => {
-                self.rule.apply::<bf16>(slice(&x), slice_mut(&mut y), units, first, key);
-            }
-            other => bail!("no dropout for elements of kind {other:?}"),
-        }
+        let first = pass.first;
+        let key = |row: usize| layer.with(first + row as u64);
+        by_kind!(x.kind(), T => self.rule.apply::<T>(slice(&x), slice_mut(&mut y), units, key));
         Ok(y)
     }
 }

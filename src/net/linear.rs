@@ -36,7 +36,7 @@ impl Layer for Linear {
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let x = kept(&mut self.x, &self.name)?;
         // Straight into the arena: fc6's gradient alone is 151 MB in fp32.
-        dy.f_tr()?.f_mm_out(&self.w.grad, &x)?;
+        let _ = dy.f_tr()?.f_mm_out(&self.w.grad, &x)?;
         let db = dy.f_sum_dim_intlist(&[0i64][..], false, None::<Kind>)?;
         self.b.grad.f_copy_(&db)?;
         Ok(Some(dy.f_mm(&self.w.weight)?))

@@ -1,10 +1,9 @@
 //! Local response normalisation across channels, within each column (paper §3.3).
 
-use anyhow::{Result, bail};
-use half::bf16;
-use tch::{Device, Kind, Tensor};
+use anyhow::Result;
+use tch::{Device, Tensor};
 
-use super::{Layer, Mode, Pass, kept};
+use super::{Layer, Mode, Pass, by_kind, kept};
 use crate::kernels;
 use crate::torch_ext::{slice, slice_mut};
 
@@ -61,27 +60,6 @@ impl Lrn {
     }
 }
 
-/// Calls a kernel with the element type of a tensor's kind.
-macro_rules! by_kind {
-    ($kind:expr, $T:ident => $call:expr) => {
-        match $kind {
-            Kind::Float => {
-                type $T = f32;
-                $call
-            }
-            Kind::Double => {
-                type $T = f64;
-                $call
-            }
-            Kind::BFloat16 => {
-                type $T = bf16;
-                $call
-            }
-            other => bail!("no kernel for elements of kind {other:?}"),
-        }
-    };
-}
-
 impl Layer for Lrn {
     fn name(&self) -> &str {
         &self.name
@@ -126,6 +104,7 @@ impl Layer for Lrn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     #[test]
     fn the_kernel_and_libtorchs_operations_agree() {

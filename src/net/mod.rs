@@ -9,6 +9,7 @@ pub mod build;
 mod conv;
 mod dropout;
 mod flatten;
+mod fused;
 mod gather;
 mod linear;
 pub mod loss;
@@ -26,6 +27,28 @@ use crate::params::{Arena, all_finite};
 use crate::random::Key;
 
 pub use gather::GatherGradient;
+
+/// Calls a kernel with the element type of a tensor's kind.
+macro_rules! by_kind {
+    ($kind:expr, $T:ident => $call:expr) => {
+        match $kind {
+            tch::Kind::Float => {
+                type $T = f32;
+                $call
+            }
+            tch::Kind::Double => {
+                type $T = f64;
+                $call
+            }
+            tch::Kind::BFloat16 => {
+                type $T = half::bf16;
+                $call
+            }
+            other => anyhow::bail!("no kernel for elements of kind {other:?}"),
+        }
+    };
+}
+pub(crate) use by_kind;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

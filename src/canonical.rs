@@ -1,0 +1,61 @@
+//! Between what one rank holds and the canonical tensors of the merged two-column network.
+//!
+//! Checkpoints, initial weights and comparisons speak of canonical tensors only, so none of them depends
+//! on how many devices there are.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use tch::{Device, Tensor};
+
+use crate::params::{ParamSpec, Placement};
+
+/// Canonical tensors by name, for instance `conv1.weight`, on the CPU.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Writes one rank's part of a parameter into its canonical tensor, which is made if it is missing.
+pub fn merge(into: &mut Tensors, name: String, spec: &ParamSpec, part: &Tensor) {
+    let whole = into
+        .entry(name)
+        .or_insert_with(|| Tensor::zeros(spec.canonical_shape(), (part.kind(), Device::Cpu)));
+    match spec.placement {
+        Placement::Whole => whole.copy_(part),
+        Placement::Rows { first, rows, .. } => whole.narrow(0, first, rows).copy_(part),
+    }
+}
+
+/// A rank's part of the canonical tensor `name`.
+///
+/// # Errors
+/// If there is no such tensor.
+pub fn part(from: &Tensors, name: &str, spec: &ParamSpec) -> Result<Tensor> {
+    let whole = from.get(name).with_context(|| format!("{name} is missing"))?;
+    Ok(match spec.placement {
+        Placement::Whole => whole.shallow_clone(),
+        Placement::Rows { first, rows, .. } => whole.narrow(0, first, rows),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::arch::Architecture;
+    use crate::net::build::{Plan, Site};
+
+    #[test]
+    fn the_parts_of_two_columns_merge_into_the_whole_and_back() {
+        let arch = Architecture::by_name("alexnet-cifar", 10, 0.5).expect("known");
+        let plan = |column, columns| Plan::new(&arch, Site { column, columns }).expect("divides");
+        let whole: Tensors =
+            plan(0, 1).params.into_iter().map(|s| (s.name.clone(), s.initial(3))).collect();
+        let mut merged = Tensors::new();
+        for column in 0..2 {
+            for spec in plan(column, 2).params {
+                let part = part(&whole, &spec.name, &spec).expect("present");
+                assert_eq!(part, spec.initial(3), "{}", spec.name);
+                merge(&mut merged, spec.name.clone(), &spec, &part);
+            }
+        }
+        assert_eq!(merged, whole);
+    }
+}

@@ -1,0 +1,194 @@
+//! Orders, windows, reflection, lighting and the arithmetic of the last pass.
+
+use super::{GEOMETRY, NORMALISATION, picture};
+use crate::data::augment::Showing;
+use crate::data::finish::{Finisher, Frame};
+use crate::data::{
+    Augment, CropAt, EpochOrder, Flip, Geometry, LightingScale, Normalisation, Order, Recipe,
+    Views, Window, load_views,
+};
+use crate::random::{Key, Purpose};
+
+const IDENTITY: Normalisation = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
+
+fn showing(sample: usize) -> Showing {
+    Showing { seed: 3, epoch: 2, sample }
+}
+
+/// Cuts one window out of a picture.
+fn cut(frame: (u32, u32), pad: u32, crop: u32, window: Window) -> Vec<f32> {
+    let (width, height) = frame;
+    let pixels = picture(width, height, 9);
+    let mut out = vec![f32::NAN; (crop * crop * 3) as usize];
+    let mut finisher = Finisher::default();
+    finisher.set(crop, &IDENTITY, [0.0; 3]);
+    finisher.window(Frame { width, height, pixels: &pixels }, pad, window, &mut out);
+    out
+}
+
+/// The same, one value at a time.
+fn cut_slowly(frame: (u32, u32), pad: u32, crop: u32, window: Window) -> Vec<f32> {
+    let (width, height) = frame;
+    let pixels = picture(width, height, 9);
+    let mut out = Vec::new();
+    for y in 0..crop {
+        for x in 0..crop {
+            let x = if window.mirrored { crop - 1 - x } else { x };
+            let (column, row) = (window.left + x, window.top + y);
+            let inside = (pad..pad + width).contains(&column) && (pad..pad + height).contains(&row);
+            out.extend((0..3).map(|c| match inside {
+                true => f32::from(pixels[(((row - pad) * width + column - pad) * 3 + c) as usize]),
+                false => 0.0,
+            }));
+        }
+    }
+    out
+}
+
+#[test]
+fn an_order_is_a_permutation_that_depends_on_seed_and_epoch_only() {
+    let ids = |seed, epoch| {
+        let order = EpochOrder::new(seed, epoch, 1000, Order::Shuffled);
+        (0..1000).map(|position| order.at(position)).collect::<Vec<_>>()
+    };
+    let mut sorted = ids(1, 0);
+    sorted.sort_unstable();
+    assert!(sorted.into_iter().eq(0..1000));
+    assert_eq!(ids(1, 0), ids(1, 0));
+    assert_ne!(ids(1, 0), ids(1, 1));
+    assert_ne!(ids(1, 0), ids(2, 0));
+    let sequential = EpochOrder::new(1, 4, 1000, Order::Sequential);
+    assert!((0..1000).all(|position| sequential.at(position) == position));
+}
+
+#[test]
+fn windows_equal_a_value_by_value_reference_wherever_they_lie() {
+    let mut num_windows = 0;
+    for (frame, pad, crop) in [((10, 10), 0, 7), ((9, 12), 3, 8), ((4, 5), 6, 3), ((6, 6), 0, 6)] {
+        let geometry = Geometry { resize: 0, pad, crop };
+        let slack = geometry.slack(frame.0, frame.1);
+        for (left, top) in (0..=slack.0).flat_map(|l| (0..=slack.1).map(move |t| (l, t))) {
+            for mirrored in [false, true] {
+                let window = Window { left, top, mirrored };
+                let expected = cut_slowly(frame, pad, crop, window);
+                assert_eq!(cut(frame, pad, crop, window), expected, "{frame:?} {pad} {window:?}");
+                num_windows += 1;
+            }
+        }
+    }
+    assert!(num_windows > 400);
+}
+
+#[test]
+fn random_crops_reach_every_place_and_stay_inside() {
+    let recipe = Augment::CropFlip.recipe(LightingScale::Std);
+    let mut seen = [[[false; 2]; 4]; 6];
+    for sample in 0..2000 {
+        let window = recipe.window((5, 3), showing(sample));
+        seen[window.left as usize][window.top as usize][usize::from(window.mirrored)] = true;
+    }
+    assert!(seen.as_flattened().as_flattened().iter().all(|&seen| seen));
+}
+
+#[test]
+fn the_names_of_augmentations_stand_for_what_they_say() {
+    let recipe = |augment: Augment| augment.recipe(LightingScale::Eig01);
+    let (crop, flip) = (CropAt::Random, Flip::Random);
+    let lighting = Some(LightingScale::Eig01);
+    assert_eq!(recipe(Augment::Paper), Recipe { crop, flip, lighting });
+    assert_eq!(recipe(Augment::CropFlip), Recipe { crop, flip, lighting: None });
+    let none = recipe(Augment::None);
+    assert_eq!(none, Recipe { crop: CropAt::Centre, flip: Flip::Never, lighting: None });
+    assert_eq!(none.shift(showing(0)), [0.0; 3]);
+}
+
+#[test]
+fn the_central_crop_is_the_central_view() {
+    for slack in [(0, 0), (29, 29), (4, 9)] {
+        let centre = Augment::None.recipe(LightingScale::Std).window(slack, showing(1));
+        assert!(Views::Centre.windows(slack).eq([centre]));
+        let ten: Vec<Window> = Views::Ten.windows(slack).collect();
+        assert_eq!(ten[4], centre);
+        assert_eq!(ten[9], Window { mirrored: true, ..centre });
+        assert_eq!(ten.len(), Views::Ten.num());
+        assert!(ten[..5].iter().zip(&ten[5..]).all(|(a, b)| (a.left, a.top) == (b.left, b.top)));
+    }
+}
+
+#[test]
+fn the_ten_views_of_a_file_are_its_corners_its_centre_and_their_reflections() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("one.png");
+    let pixels = picture(9, 9, 9);
+    image::save_buffer(&path, &pixels, 9, 9, image::ColorType::Rgb8).expect("a new file");
+    let geometry = Geometry { resize: 0, pad: 1, crop: 6 };
+    let views = load_views(&path, &geometry, &IDENTITY, Views::Ten).expect("a readable file");
+    let places = [(0, 0), (5, 0), (0, 5), (5, 5), (2, 2)];
+    let expected: Vec<f32> = [false, true]
+        .into_iter()
+        .flat_map(|mirrored| places.map(|(left, top)| Window { left, top, mirrored }))
+        .flat_map(|window| cut_slowly((9, 9), 1, 6, window))
+        .collect();
+    assert_eq!(views, expected);
+    let error = load_views(&dir.path().join("two.png"), &geometry, &IDENTITY, Views::Centre);
+    assert!(error.expect_err("no such file").to_string().contains("two.png"));
+}
+
+#[test]
+fn lighting_adds_the_papers_sum_over_components() {
+    let vectors =
+        [[-0.5635f64, -0.5762, -0.5920], [-0.7126, -0.0235, 0.7012], [0.4180, -0.8170, 0.3973]];
+    let scales = [
+        (LightingScale::Std, [121.78, 37.09, 19.72]),
+        (LightingScale::Eig01, [55.46, 4.794, 1.148]),
+    ];
+    for (scale, lengths) in scales {
+        for image in 0..50 {
+            let key = Key::new(1, Purpose::Lighting).with(0).with(image);
+            let shift = scale.shift(key);
+            for c in 0..3 {
+                let expected: f64 =
+                    (0..3).map(|k| 0.1 * key.normal(k as u64) * lengths[k] * vectors[k][c]).sum();
+                assert!((f64::from(shift[c]) - expected).abs() < 1e-4);
+            }
+        }
+    }
+    for a in 0..3 {
+        for b in 0..3 {
+            let dot: f64 = (0..3).map(|c| vectors[a][c] * vectors[b][c]).sum();
+            assert!((dot - f64::from(u8::from(a == b))).abs() < 1e-3, "orthonormal {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn pixels_are_shifted_then_normalised_and_padding_is_zero() {
+    let (pixels, shift) = (picture(4, 4, 2), [3.0, -5.0, 7.0]);
+    let mut finisher = Finisher::default();
+    finisher.set(6, &NORMALISATION, shift);
+    let mut out = vec![f32::NAN; 6 * 6 * 3];
+    let window = Window { left: 0, top: 0, mirrored: false };
+    finisher.window(Frame { width: 4, height: 4, pixels: &pixels }, 1, window, &mut out);
+    for (i, &value) in out.iter().enumerate() {
+        let (y, x, c) = (i / 18, i / 3 % 6, i % 3);
+        let expected = if (1..5).contains(&x) && (1..5).contains(&y) {
+            let pixel = f64::from(pixels[((y - 1) * 4 + x - 1) * 3 + c]);
+            (pixel + f64::from(shift[c]) - f64::from(NORMALISATION.mean[c]))
+                / f64::from(NORMALISATION.std[c])
+        } else {
+            0.0
+        };
+        assert!((f64::from(value) - expected).abs() < 1e-4, "{y} {x} {c}: {value} {expected}");
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused_with_the_numbers() {
+    let message = |geometry: Geometry| geometry.check().expect_err("a bad geometry").to_string();
+    assert!(GEOMETRY.check().is_ok());
+    assert!(message(Geometry { resize: 20, pad: 1, crop: 23 }).contains("padded frame (22)"));
+    assert!(message(Geometry { crop: 0, ..GEOMETRY }).contains("at least 1"));
+    assert!(message(Geometry { resize: 1 << 30, ..GEOMETRY }).contains("at most 4096"));
+    let flat = Normalisation { mean: [0.0; 3], std: [1.0, 0.0, 1.0] };
+    assert!(flat.check().is_err());
+}

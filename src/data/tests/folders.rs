@@ -1,0 +1,140 @@
+//! Image sets as people have them, and the message for each way to have them wrong.
+
+use std::path::Path;
+
+use super::{folder, jpeg, open_error};
+use crate::data::cifar::Cifar;
+use crate::data::{Content, Source, Split, open};
+
+const X: &[u8] = b"any bytes: opening does not decode";
+
+#[test]
+fn labels_follow_the_sorted_classes_of_train_in_both_splits() {
+    let root = folder(&[
+        ("train/zebra/1.jpg", X),
+        ("train/ape/2.PNG", X),
+        ("train/ape/1.JPEG", X),
+        ("train/ape/notes.txt", X),
+        ("train/ape/.hidden.jpg", X),
+        ("train/.cache/1.jpg", X),
+        ("val/zebra/9.jpg", X),
+    ]);
+    let train = open(root.path(), Split::Train).expect("a good folder");
+    assert_eq!(train.classes(), ["ape", "zebra"]);
+    let names: Vec<_> = (0..train.len()).map(|i| train.name(i)).collect();
+    let ends = ["train/ape/1.JPEG", "train/ape/2.PNG", "train/zebra/1.jpg"];
+    assert!(names.iter().zip(ends).all(|(name, end)| name.ends_with(end)), "{names:?}");
+    assert_eq!((0..3).map(|i| train.label(i)).collect::<Vec<_>>(), [0, 0, 1]);
+    let test = open(root.path(), Split::Test).expect("a good folder");
+    assert_eq!((test.len(), test.label(0)), (1, 1));
+    assert_eq!(test.classes(), train.classes());
+}
+
+#[test]
+fn a_folder_named_test_serves_as_well_as_val_and_names_may_be_in_any_script() {
+    let root =
+        folder(&[("train/猫/слон 1.jpg", X), ("train/chien été/é.jpg", X), ("test/猫/a b.jpg", X)]);
+    let test = open(root.path(), Split::Test).expect("a good folder");
+    assert_eq!(test.classes(), ["chien été", "猫"]);
+    assert_eq!((test.len(), test.label(0)), (1, 1));
+    let mut bytes = Vec::new();
+    assert_eq!(test.read(0, &mut bytes).expect("a readable file"), Content::Encoded);
+    assert_eq!(bytes, X);
+}
+
+#[test]
+fn every_wrong_folder_has_its_own_message() {
+    let cases: [(&[(&str, &[u8])], Split, &str); 9] = [
+        (&[], Split::Train, "the folder is empty"),
+        (&[("a.jpg", X), ("b.jpg", X)], Split::Train, "has images directly in it (a.jpg, ...)"),
+        (
+            &[("cats/a.jpg", X), ("dogs/b.jpg", X)],
+            Split::Train,
+            "no train/ folder (found cats, dogs)",
+        ),
+        (&[("train/a.jpg", X)], Split::Train, "has images directly in it"),
+        (&[("train/readme.txt", X)], Split::Train, "has no class folders"),
+        (&[("train/cats/a.jpg", X)], Split::Train, "has one class only (cats)"),
+        (&[("train/a/1.jpg", X), ("train/b/1.txt", X)], Split::Train, "train/b: has no images"),
+        (&[("train/a/1.jpg", X), ("train/b/1.jpg", X)], Split::Test, "has neither val/ nor test/"),
+        (
+            &[("train/a/1.jpg", X), ("train/b/1.jpg", X), ("val/c/1.jpg", X)],
+            Split::Test,
+            "val/c: is not a class of",
+        ),
+    ];
+    for (files, split, expected) in cases {
+        let root = folder(files);
+        let message = open_error(root.path(), split);
+        assert!(message.contains(expected), "{expected:?} is not in {message:?}");
+        assert!(message.contains(&root.path().display().to_string()), "{message:?} names the path");
+        assert_eq!(message.lines().count(), 1, "{message:?}");
+    }
+    let root = folder(&[("file", X)]);
+    assert!(open_error(&root.path().join("file"), Split::Train).contains("is a file"));
+    assert!(open_error(Path::new("/nowhere/at all"), Split::Train).contains("no such folder"));
+    let empty_test = folder(&[("train/a/1.jpg", X), ("train/b/1.jpg", X), ("val/a/notes.txt", X)]);
+    assert!(open_error(empty_test.path(), Split::Test).contains("val: has no images"));
+}
+
+#[test]
+fn a_png_named_jpg_is_decoded_by_its_content() {
+    let mut png = std::io::Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]));
+    picture.write_to(&mut png, image::ImageFormat::Png).expect("a valid picture");
+    let root = folder(&[("a.jpg", &png.into_inner()), ("b.png", &jpeg(8, 8, 0))]);
+    let geometry = crate::data::Geometry { resize: 0, pad: 0, crop: 8 };
+    for file in ["a.jpg", "b.png"] {
+        let views = crate::data::Views::Centre;
+        let path = root.path().join(file);
+        let loaded = crate::data::load_views(&path, &geometry, &super::NORMALISATION, views);
+        assert_eq!(loaded.expect("a readable image").len(), 8 * 8 * 3);
+    }
+}
+
+/// A CIFAR-10 file whose record `i` has label `i % 10` and planes of i, i + 1, i + 2.
+fn cifar_file(num_records: usize) -> Vec<u8> {
+    (0..num_records)
+        .flat_map(|i| {
+            let plane = |c: usize| vec![(i + c) as u8; 1024];
+            [vec![(i % 10) as u8], plane(0), plane(1), plane(2)].concat()
+        })
+        .collect()
+}
+
+#[test]
+fn cifar_planes_become_interleaved_pixels() {
+    let root = folder(&[("a.bin", &cifar_file(12)), ("b.bin", &cifar_file(12))]);
+    let files = ["a.bin", "b.bin"].map(|file| root.path().join(file)).to_vec();
+    let cifar = Cifar::read(root.path(), files, 12).expect("good files");
+    assert_eq!((cifar.len(), cifar.label(11), cifar.label(12)), (24, 1, 0));
+    assert_eq!(cifar.classes()[3], "cat");
+    assert!(cifar.name(13).ends_with("b.bin record 1"));
+    let mut bytes = Vec::new();
+    let content = cifar.read(15, &mut bytes).expect("it is in memory");
+    assert_eq!(content, Content::Rgb { width: 32, height: 32 });
+    assert_eq!(bytes, [3, 4, 5].repeat(1024));
+}
+
+#[test]
+fn cifar_files_are_found_one_level_down_and_checked() {
+    let names = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n";
+    let root = folder(&[
+        ("cifar-10-batches-bin/test_batch.bin", &cifar_file(10_000)),
+        ("cifar-10-batches-bin/data_batch_1.bin", &cifar_file(9_999)),
+        ("cifar-10-batches-bin/batches.meta.txt", names.as_bytes()),
+    ]);
+    let test = open(root.path(), Split::Test).expect("a good file");
+    assert_eq!((test.len(), test.classes()[9].as_str()), (10_000, "j"));
+    let message = open_error(root.path(), Split::Train);
+    assert!(message.contains("30726927 bytes") && message.contains("30730000"), "{message}");
+
+    let mut wrong_label = cifar_file(2);
+    wrong_label[3073] = 200;
+    let root = folder(&[("a.bin", &wrong_label)]);
+    let error = Cifar::read(root.path(), vec![root.path().join("a.bin")], 2).err();
+    assert!(error.expect("a wrong label").to_string().contains("record 1 has label 200"));
+
+    let pickles = folder(&[("cifar-10-batches-py/data_batch_1", X)]);
+    assert!(open_error(pickles.path(), Split::Train).contains("Python version"));
+}

@@ -1,0 +1,165 @@
+//! From the configuration to loaders: which images, prepared how, for whom.
+//!
+//! The only module that knows both the configuration and the data pipeline.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::cancel::Cancel;
+use crate::config::{Config, DataConfig};
+use crate::data::{
+    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Loader, Normalisation, Source, Split,
+    TrainLoader, Views,
+};
+use crate::topology::Topology;
+
+/// `data.path` for images made by the program itself.
+pub const GENERATED: &str = "generated";
+
+/// The images of a run.
+pub struct Feed {
+    /// The training split.
+    pub train: Arc<dyn Source>,
+    /// The test split.
+    pub test: Arc<dyn Source>,
+    geometry: Geometry,
+    normalisation: Normalisation,
+    workers: usize,
+}
+
+/// Makes the generated set if it is asked for and not there yet; the folder of the images.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn locate(config: &DataConfig) -> Result<PathBuf> {
+    if config.path != GENERATED {
+        return Ok(PathBuf::from(&config.path));
+    }
+    let made = &config.generated;
+    let name = format!("generated-{}px-{}-{}-{}", made.size, made.train, made.test, made.seed);
+    let dir = Path::new("data").join(name);
+    let spec = GeneratedSpec {
+        seed: made.seed,
+        size: made.size as u32,
+        num_train: made.train,
+        num_test: made.test,
+    };
+    if !dir.exists() {
+        tracing::info!("making {} images in {}", made.train + made.test, dir.display());
+    }
+    data::generate(&dir, &spec)?;
+    Ok(dir)
+}
+
+impl Feed {
+    /// Opens both splits. `input` is the architecture's input side, for `data.crop = 0`.
+    ///
+    /// # Errors
+    /// If the images are not there, or not as expected.
+    pub fn open(config: &Config, input: usize) -> Result<Self> {
+        let path = locate(&config.data)?;
+        let data = &config.data;
+        let crop = if data.crop == 0 { input } else { data.crop };
+        Ok(Self {
+            train: data::open(&path, Split::Train)?,
+            test: data::open(&path, Split::Test)?,
+            geometry: Geometry {
+                resize: data.resize as u32,
+                pad: data.pad as u32,
+                crop: crop as u32,
+            },
+            normalisation: normalisation(data),
+            workers: num_workers(data.workers),
+        })
+    }
+
+    /// Whole batches in the training split; the last, incomplete one is left out.
+    #[must_use]
+    pub fn steps_per_epoch(&self, batch: usize) -> u64 {
+        (self.train.len() / batch.max(1)) as u64
+    }
+
+    /// Starts loading training batches `steps`.
+    ///
+    /// # Errors
+    /// If the set is smaller than a batch, or threads cannot be started.
+    pub fn train(
+        &self,
+        config: &Config,
+        topology: Topology,
+        steps: std::ops::Range<u64>,
+        cancel: &Cancel,
+    ) -> Result<Loader> {
+        let loader = TrainLoader {
+            source: Arc::clone(&self.train),
+            order: config.data.order,
+            geometry: self.geometry,
+            recipe: config.data.augment.recipe(config.data.lighting_scale),
+            normalisation: self.normalisation,
+            seed: config.train.seed,
+            batch: config.train.batch_size,
+            start_step: steps.start,
+            last_step: Some(steps.end),
+            max_bad_fraction: config.data.max_bad_fraction,
+        };
+        Ok(loader.spawn(self.delivery(config, topology, config.train.batch_size, cancel))?)
+    }
+
+    /// Starts loading the test split, every image once. Test images are not padded.
+    ///
+    /// # Errors
+    /// If threads cannot be started.
+    pub fn test(
+        &self,
+        config: &Config,
+        topology: Topology,
+        views: Views,
+        cancel: &Cancel,
+    ) -> Result<Loader> {
+        let batch = config.train.batch_size.max(topology.num_replicas);
+        let loader = EvalLoader {
+            source: Arc::clone(&self.test),
+            geometry: match views {
+                Views::Centre => Geometry { pad: 0, ..self.geometry },
+                // Ten crops need room to move.
+                Views::Ten => self.geometry,
+            },
+            normalisation: self.normalisation,
+            views,
+            batch,
+            max_bad_fraction: config.data.max_bad_fraction,
+        };
+        Ok(loader.spawn(self.delivery(config, topology, batch, cancel))?)
+    }
+
+    fn delivery(
+        &self,
+        config: &Config,
+        topology: Topology,
+        batch: usize,
+        cancel: &Cancel,
+    ) -> Delivery {
+        Delivery {
+            shares: topology.shares(batch),
+            consumers_per_share: topology.num_columns,
+            workers: self.workers,
+            depth: config.data.depth,
+            cancel: cancel.clone(),
+        }
+    }
+}
+
+/// The configured mean and deviation.
+#[must_use]
+pub fn normalisation(data: &DataConfig) -> Normalisation {
+    Normalisation { mean: data.mean.map(|x| x as f32), std: data.std.map(|x| x as f32) }
+}
+
+fn num_workers(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        asked => asked,
+    }
+}

@@ -1,0 +1,138 @@
+//! A training run: epochs of steps, evaluations and checkpoints, on every rank.
+//!
+//! Ranks follow the same sequence of steps and agree on everything by arithmetic, not by messages: the
+//! schedule is a function of the step and of tallies that all have, and [`Stop`] names the last step.
+
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use tch::Kind;
+
+use crate::cancel::Cancel;
+use crate::canonical::{self, Tensors};
+use crate::config::{Config, Mode, Optimizer as OptimizerChoice, Precision};
+use crate::data::{BatchReceiver, Loader};
+use crate::device;
+use crate::feed::Feed;
+use crate::launch::{Place, World};
+use crate::net::arch::Architecture;
+use crate::net::build::{Plan, Site};
+use crate::optim::{Optimizer, Rule};
+use crate::params::Sharing;
+use crate::topology::{Division, Topology};
+use crate::train::Worker;
+
+/// The libtorch kind a precision computes in.
+#[must_use]
+pub fn kind(precision: Precision) -> Kind {
+    match precision {
+        Precision::Fp32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp64 => Kind::Double,
+    }
+}
+
+/// The world a configuration asks for.
+///
+/// # Errors
+/// If there are no such devices, or they do not fit the mode.
+pub fn world(config: &Config) -> Result<World> {
+    let asked = &config.devices;
+    let devices = device::choose(asked.device, &asked.gpus)?;
+    let division = match asked.mode {
+        Mode::Single | Mode::DataParallel => Division::Replicas,
+        Mode::Split => Division::Columns,
+    };
+    let topology = Topology::new(division, devices.len())?;
+    let threads = device::threads_per_device(asked.threads, devices.len());
+    Ok(World { topology, devices, threads, cancel: Cancel::default() })
+}
+
+/// Makes one rank's worker with initial weights.
+///
+/// # Errors
+/// If the columns do not divide the network.
+pub fn worker(config: &Config, arch: &Architecture, world: &World, place: Place) -> Result<Worker> {
+    let topology = world.topology;
+    let site = Site { column: place.column as i64, columns: topology.num_columns as i64 };
+    let plan = Plan::new(arch, site)?;
+    let sharing = Sharing {
+        rank: place.replica,
+        size: topology.num_replicas,
+        bucket_bytes: config.devices.bucket_bytes,
+    };
+    let mut net = plan.build(kind(config.train.precision), place.device, sharing);
+    net.arena.load(|spec| Ok(spec.initial(config.train.seed)))?;
+    let train = &config.train;
+    let rule = match train.optimizer {
+        OptimizerChoice::Momentum => Rule::Momentum(train.momentum),
+        OptimizerChoice::Adam => Rule::Adam,
+    };
+    let optimizer = Optimizer::new(rule, train.weight_decay, train.bias_lr, &net.arena);
+    Ok(Worker { place, net, optimizer, global_batch: train.batch_size, seed: train.seed })
+}
+
+/// A loader's receivers, for the ranks to take theirs from.
+pub struct Handout {
+    receivers: Mutex<Vec<Vec<Option<BatchReceiver>>>>,
+    _loader: Loader,
+}
+
+impl Handout {
+    /// Takes over the receivers of `loader`.
+    #[must_use]
+    pub fn new(mut loader: Loader) -> Self {
+        let receivers = std::mem::take(&mut loader.receivers)
+            .into_iter()
+            .map(|share| share.into_iter().map(Some).collect())
+            .collect();
+        Self { receivers: Mutex::new(receivers), _loader: loader }
+    }
+
+    /// The receiver of the rank at `place`, once.
+    ///
+    /// # Errors
+    /// If it was taken before.
+    pub fn take(&self, place: &Place) -> Result<BatchReceiver> {
+        let mut receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        receivers[place.replica][place.column].take().context("a rank took its batches twice")
+    }
+}
+
+/// Trains for `num_steps` from initial weights and returns the canonical weights: what `verify` and the
+/// tests compare.
+///
+/// # Errors
+/// As a run.
+pub fn weights_after(config: &Config, num_steps: u64) -> Result<Tensors> {
+    let world = world(config)?;
+    let arch = architecture(config, config.net.classes)?;
+    let feed = Feed::open(config, arch.input as usize)?;
+    let loader = feed.train(config, world.topology, 0..num_steps, &world.cancel)?;
+    let handout = Handout::new(loader);
+    let parts = world.run(|place| {
+        let batches = handout.take(&place)?;
+        let replica = place.replica;
+        let mut worker = worker(config, &arch, &world, place)?;
+        while let Some(batch) = batches.next()? {
+            worker.step(&batch, batch.step, config.train.lr)?;
+        }
+        let weights = worker.net.arena.gather_weights(&*worker.place.data)?;
+        Ok((replica == 0).then_some(weights))
+    })?;
+    let mut tensors = Tensors::new();
+    for (spec, part) in parts.into_iter().flatten().flatten() {
+        canonical::merge(&mut tensors, spec.name.clone(), &spec, &part);
+    }
+    Ok(tensors)
+}
+
+/// The configured architecture for `classes` classes.
+///
+/// # Errors
+/// If its name is unknown.
+pub fn architecture(config: &Config, classes: usize) -> Result<Architecture> {
+    let name = config.net.arch.to_string();
+    Architecture::by_name(&name, classes as i64, config.net.dropout)
+        .with_context(|| format!("there is no architecture {name}"))
+}

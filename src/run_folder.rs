@@ -1,0 +1,330 @@
+//! The folder of one run: its recipe, its measurements and its log.
+//!
+//! ```text
+//! runs/NAME/config.toml                the resolved recipe
+//! runs/NAME/config-until-STEP.toml     the recipe before a run resumed at STEP with another one
+//! runs/NAME/metrics.jsonl              one line per measurement
+//! runs/NAME/log.txt                    the log
+//! ```
+//!
+//! No result is ever overwritten: a new run beside an old one of its name gets a name of its own.
+//! What a recipe or a measurement says is not known here, except that a measurement has a `step`.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+const CONFIG: &str = "config.toml";
+const METRICS: &str = "metrics.jsonl";
+const LOG: &str = "log.txt";
+
+/// A run's folder, made and writable.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes the folder of a new run and writes its recipe. If `wanted` holds anything already, the
+    /// run gets the first free one of `wanted-2`, `wanted-3`, …, and a line of the log says so.
+    ///
+    /// # Errors
+    /// If the folder or a file in it cannot be made.
+    pub fn create(wanted: &Path, config: &str) -> Result<Self> {
+        for number in 1_u64.. {
+            let path = numbered(wanted, number);
+            if !claim(&path)? {
+                continue;
+            }
+            if number > 1 {
+                tracing::warn!(
+                    "{} holds another run; this one goes to {} (--resume auto continues the \
+                     other, --name names this one)",
+                    wanted.display(),
+                    path.display()
+                );
+            }
+            return Self { path }.with_config(config);
+        }
+        bail!("{}: every numbered name is taken; choose another with --name", wanted.display())
+    }
+
+    /// Continues the run in `path` after its first `step` steps: measurements of later steps, which
+    /// will be made again, are removed, and a recipe that has changed is kept beside the new one. Also
+    /// right with `step` 0 for a run that ended before its first checkpoint, and for one not begun.
+    ///
+    /// # Errors
+    /// If the folder or a file in it cannot be read or written.
+    pub fn resume(path: &Path, config: &str, step: u64) -> Result<Self> {
+        make_folder(path)?;
+        keep_changed_config(path, config, step)?;
+        let folder = Self { path: path.to_path_buf() }.with_config(config)?;
+        let metrics = folder.path.join(METRICS);
+        drop_later_lines(&metrics, step)
+            .with_context(|| format!("cannot remove later steps from {}", metrics.display()))?;
+        Ok(folder)
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The log's file; it may not exist yet.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    /// The measurements' file; it may not exist yet.
+    #[must_use]
+    pub fn metrics_path(&self) -> PathBuf {
+        self.path.join(METRICS)
+    }
+
+    fn with_config(self, config: &str) -> Result<Self> {
+        replace(&self.path.join(CONFIG), |file| file.write_all(config.as_bytes()))
+            .with_context(|| unusable(&self.path, "write"))?;
+        Ok(self)
+    }
+}
+
+/// Opens a file to write at its end, making it if needed.
+///
+/// # Errors
+/// If the system refuses; the message names the file.
+pub fn open_append(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| unusable(path, "write"))
+}
+
+/// `wanted`, `wanted-2`, `wanted-3`, …
+fn numbered(wanted: &Path, number: u64) -> PathBuf {
+    if number == 1 {
+        return wanted.to_path_buf();
+    }
+    let mut name = wanted.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(format!("-{number}"));
+    wanted.with_file_name(name)
+}
+
+/// Takes `path` for this run; false if it is taken. Making the recipe's file decides between two runs
+/// that start at once.
+fn claim(path: &Path) -> Result<bool> {
+    if path.is_file() {
+        return Ok(false);
+    }
+    make_folder(path)?;
+    let mut entries = fs::read_dir(path).with_context(|| unusable(path, "read"))?;
+    if entries.next().is_some() {
+        return Ok(false);
+    }
+    match File::create_new(path.join(CONFIG)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(|| unusable(path, "write")),
+    }
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| unusable(path, "make"))
+}
+
+fn unusable(path: &Path, action: &str) -> String {
+    format!(
+        "cannot {action} {}, where this run's results go; check its permissions and free space, or \
+         choose another folder with --output-dir",
+        path.display()
+    )
+}
+
+/// Saves the recipe of the steps so far under another name if `config` differs. One that is saved
+/// already made the steps up to `step`; a later one's steps are being dropped.
+fn keep_changed_config(folder: &Path, config: &str, step: u64) -> Result<()> {
+    let (old, kept) = (folder.join(CONFIG), folder.join(format!("config-until-{step}.toml")));
+    let changed = match fs::read(&old) {
+        Ok(text) => text != config.as_bytes(),
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(error) => return Err(error).with_context(|| unusable(&old, "read")),
+    };
+    if step == 0 || !changed || kept.exists() {
+        return Ok(());
+    }
+    fs::copy(&old, &kept).with_context(|| unusable(&kept, "write"))?;
+    tracing::info!("the recipe has changed; the one so far is kept as {}", kept.display());
+    Ok(())
+}
+
+/// Rewrites a file of measurements without the lines beyond `step` and without a torn line.
+fn drop_later_lines(path: &Path, step: u64) -> io::Result<()> {
+    let old = match File::open(path) {
+        Ok(file) => BufReader::new(file),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    replace(path, |new| {
+        for line in old.split(b'\n') {
+            let mut line = line?;
+            if stays(&line, step) {
+                line.push(b'\n');
+                new.write_all(&line)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Whether a line is a whole measurement of the first `step` steps.
+fn stays(line: &[u8], step: u64) -> bool {
+    let value: Value = serde_json::from_slice(line).unwrap_or(Value::Null);
+    value.get("step").and_then(Value::as_u64).is_some_and(|at| at <= step)
+}
+
+/// Writes a file so that a reader, or the next start after a crash, sees the old or the new content.
+fn replace(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let new = NamedTempFile::new_in(folder)?;
+    let mut writer = BufWriter::new(new.as_file());
+    write(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    share(new.as_file())?;
+    new.as_file().sync_all()?;
+    new.persist(path)?;
+    Ok(())
+}
+
+/// Gives a temporary file, which only its owner may read, the permissions of results.
+fn share(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn temporary() -> TempDir {
+        TempDir::new().expect("a temporary folder")
+    }
+
+    fn text(path: &Path) -> String {
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("a folder");
+        let name = |entry: io::Result<fs::DirEntry>| entry.expect("readable").file_name();
+        let mut names: Vec<_> =
+            entries.map(|entry| name(entry).into_string().expect("plain names")).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_second_run_of_the_same_name_leaves_the_first_as_it_was() {
+        let dir = temporary();
+        let wanted = dir.path().join("runs/net");
+        let paths: Vec<_> = ["a = 1\n", "a = 2\n", "a = 3\n"]
+            .map(|config| RunFolder::create(&wanted, config).expect("writable").path)
+            .into();
+        let runs = dir.path().join("runs");
+        assert_eq!(paths, [runs.join("net"), runs.join("net-2"), runs.join("net-3")]);
+        assert_eq!(text(&wanted.join(CONFIG)), "a = 1\n");
+        assert_eq!(text(&runs.join("net-3").join(CONFIG)), "a = 3\n");
+    }
+
+    #[test]
+    fn an_empty_folder_is_free_and_a_file_or_another_content_is_not() {
+        let dir = temporary();
+        let [empty, file, other] = ["empty", "file", "other"].map(|name| dir.path().join(name));
+        fs::create_dir(&empty).expect("free");
+        fs::write(&file, "").expect("writable");
+        fs::create_dir(&other).expect("free");
+        fs::write(other.join("notes"), "").expect("writable");
+        let made = |wanted| RunFolder::create(wanted, "").expect("writable").path;
+        assert_eq!(made(&empty), empty);
+        assert_eq!(made(&file), dir.path().join("file-2"));
+        assert_eq!(made(&other), dir.path().join("other-2"));
+    }
+
+    #[test]
+    fn runs_started_at_once_get_folders_of_their_own() {
+        let dir = temporary();
+        let wanted = dir.path().join("net");
+        let mut paths: Vec<_> = std::thread::scope(|scope| {
+            let start = |_| scope.spawn(|| RunFolder::create(&wanted, "").expect("writable").path);
+            let runs: Vec<_> = (0..8).map(start).collect();
+            runs.into_iter().map(|run| run.join().expect("no panic")).collect()
+        });
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), 8);
+    }
+
+    const LINES: [&str; 4] = [
+        r#"{"kind":"step","step":10,"loss":0.1}"#,
+        r#"{"kind":"eval","step":10,"loss":0.30000000000000004}"#,
+        r#"{"kind":"step","step":20,"loss":0.2}"#,
+        r#"{"kind":"step","ste"#,
+    ];
+
+    #[test]
+    fn resuming_drops_later_and_torn_lines_and_keeps_the_others_byte_for_byte() {
+        let dir = temporary();
+        for (step, kept) in [(0, 0), (10, 2), (15, 2), (20, 3), (99, 3)] {
+            let metrics = dir.path().join(METRICS);
+            fs::write(&metrics, LINES.join("\n")).expect("writable");
+            RunFolder::resume(dir.path(), "", step).expect("writable");
+            let expected: String = LINES[..kept].iter().map(|line| format!("{line}\n")).collect();
+            assert_eq!(text(&metrics), expected, "resumed at {step}");
+        }
+        assert_eq!(names(dir.path()), [CONFIG, METRICS]);
+    }
+
+    #[test]
+    fn resuming_with_another_recipe_keeps_the_one_that_made_the_steps_so_far() {
+        let dir = temporary();
+        for (config, step) in [("a = 1\n", 0), ("a = 2\n", 5), ("a = 2\n", 6), ("a = 3\n", 5)] {
+            RunFolder::resume(dir.path(), config, step).expect("writable");
+        }
+        assert_eq!(names(dir.path()), ["config-until-5.toml", CONFIG]);
+        assert_eq!(text(&dir.path().join("config-until-5.toml")), "a = 1\n");
+        assert_eq!(text(&dir.path().join(CONFIG)), "a = 3\n");
+    }
+
+    #[test]
+    fn files_are_readable_by_others() {
+        let dir = temporary();
+        RunFolder::create(dir.path(), "").expect("writable");
+        let mode = fs::metadata(dir.path().join(CONFIG)).expect("written").permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+    }
+
+    #[test]
+    fn an_unwritable_place_is_an_error_that_says_what_where_why_and_what_to_do() {
+        // Not even root can make a folder there.
+        for result in [
+            RunFolder::create(Path::new("/proc/runs/net"), ""),
+            RunFolder::resume(Path::new("/proc/runs/net"), "", 3),
+        ] {
+            let message = format!("{:#}", result.expect_err("/proc cannot be written"));
+            for part in ["cannot make", "/proc/runs/net", "--output-dir", "No such file"] {
+                assert!(message.contains(part), "{part:?} is not in {message:?}");
+            }
+        }
+    }
+}
