@@ -7,6 +7,9 @@
 use std::{error::Error, fmt, process::ExitCode};
 
 use crate::config::ConfigError;
+use crate::data::DataError;
+use crate::device::DeviceError;
+use crate::train::Diverged;
 
 /// The exit codes of the program, as `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +92,12 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(coded) = cause.downcast_ref::<Coded>() {
         return Some(coded.exit);
     }
-    let codes = [(cause.is::<ConfigError>(), Exit::Usage)];
+    let codes = [
+        (cause.is::<ConfigError>(), Exit::Usage),
+        (cause.is::<DataError>(), Exit::Data),
+        (cause.is::<DeviceError>(), Exit::Device),
+        (cause.is::<Diverged>(), Exit::Diverged),
+    ];
     codes.into_iter().find_map(|(is_it, exit)| is_it.then_some(exit))
 }
 

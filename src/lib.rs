@@ -3,8 +3,10 @@
 //! Start with [`train`]: one rank's step, on one screen. `docs/tour.md` follows a batch from its file
 //! to the checkpoint.
 
+pub mod bench;
 pub mod cancel;
 pub mod canonical;
+pub mod checkpoint;
 pub mod cli;
 pub mod collective;
 pub mod config;
@@ -14,11 +16,18 @@ pub mod exit;
 pub mod feed;
 pub mod kernels;
 pub mod launch;
+pub mod metrics;
 pub mod net;
 pub mod optim;
 pub mod params;
+pub mod progress;
 pub mod random;
 pub mod run;
+pub mod run_folder;
+pub mod schedule;
+pub mod session;
+pub mod stop;
 pub mod topology;
 pub mod torch_ext;
 pub mod train;
+pub mod verify;

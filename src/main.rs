@@ -1,1 +1,63 @@
-fn main(){}
+//! Parse, run, and say how it ended.
+
+use std::process::ExitCode;
+
+use alexnet_mgpu::bench;
+use alexnet_mgpu::checkpoint;
+use alexnet_mgpu::cli::{BenchCommand, Cli, Command, TrainArgs};
+use alexnet_mgpu::config::Config;
+use alexnet_mgpu::exit::{Exit, exit_of};
+use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
+use alexnet_mgpu::{session, torch_ext, verify};
+use anyhow::{Result, bail};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    torch_ext::keep_freed_memory();
+    let cli = Cli::parse();
+    let level = cli.verbosity.level().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
+    let result = init_logging(level).and_then(|(screen, log)| run(cli.into_command(), &screen, &log));
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            exit_of(&error).into()
+        }
+    }
+}
+
+fn run(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
+    match command {
+        Command::Train(args) => train(&args, screen, log),
+        Command::Verify(args) => verify::run(&args),
+        Command::Bench(BenchCommand::Step(args)) => bench::step(&args).map(|()| Exit::Ok),
+        Command::Eval(_) | Command::Predict(_) => {
+            bail!("this command is not part of this version yet")
+        }
+    }
+}
+
+fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
+    let config = match args.recipe_checkpoint() {
+        Some(path) => {
+            let state = checkpoint::load_state(path)?;
+            Config::from_toml(&path.display().to_string(), &state.config, args.overrides()?)?
+        }
+        None => Config::load(args)?,
+    };
+    if args.uses_demo() {
+        tracing::info!("no --config and no --data: training the built-in recipe, configs/demo.toml");
+    }
+    let outcome = session::train(&config, screen, log)?;
+    if outcome.exit == Exit::Ok {
+        if let Some(tally) = outcome.tally {
+            tracing::info!(
+                "test accuracy {:.2} % top-1, {:.2} % top-5",
+                100.0 * tally.top1(),
+                100.0 * tally.top5()
+            );
+        }
+        tracing::info!("everything of this run lies in {}", outcome.folder.display());
+    }
+    Ok(outcome.exit)
+}

@@ -1,9 +1,9 @@
 //! What a run measures: one record per interval of steps and one per evaluation.
 //!
-//! Every replica reports each of its steps; the numbers of a step are complete with the last replica's
-//! report and are added up in the order of the replicas, so that the same run writes the same losses.
-//! Records are lines of JSON, in which floats are exact and one that is not finite is null. How the
-//! numbers come about, and where the file lies, is not known here.
+//! Every replica reports each of its steps; the numbers of a step are complete with the last
+//! replica's report and are added up in the order of the replicas, so that the same run writes the
+//! same losses. Records are lines of JSON, in which floats are exact and one that is not finite is
+//! null. How the numbers come about, and where the file lies, is not known here.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -74,7 +74,8 @@ pub struct StepReport {
     pub step: u64,
     /// Who reports, from 0.
     pub replica: usize,
-    /// This replica's part of the loss; the parts of all replicas sum to the mean loss of the batch.
+    /// This replica's part of the loss; the parts of all replicas sum to the mean loss of the
+    /// batch.
     pub loss_part: f64,
     /// Images in this replica's share.
     pub num_images: usize,
@@ -119,9 +120,11 @@ struct State {
     /// None once a write has failed.
     file: Option<File>,
     progress: Progress,
-    /// Steps that some replicas have reported, the oldest first. Replicas exchange gradients in each
-    /// step, so these are few.
+    /// Steps that some replicas have reported, the oldest first. Replicas exchange gradients in
+    /// each step, so these are few.
     pending: VecDeque<Pending>,
+    /// Reports of finished steps, to be filled again.
+    spare: Vec<Vec<Option<StepReport>>>,
     recent: VecDeque<Sums>,
     interval: Sums,
 }
@@ -148,6 +151,7 @@ impl Metrics {
             file: Some(open_append(path)?),
             progress,
             pending: VecDeque::new(),
+            spare: Vec::new(),
             recent: VecDeque::with_capacity(NUM_RECENT),
             interval: Sums::default(),
         };
@@ -256,7 +260,8 @@ impl State {
         let StepReport { step, replica, .. } = report;
         let index = self.pending.iter().position(|pending| pending.step == step);
         let index = index.unwrap_or_else(|| {
-            self.pending.push_back(Pending { step, reports: vec![None; num_replicas] });
+            let reports = self.spare.pop().unwrap_or_else(|| vec![None; num_replicas]);
+            self.pending.push_back(Pending { step, reports });
             self.pending.len() - 1
         });
         let reports = &mut self.pending[index].reports;
@@ -268,7 +273,10 @@ impl State {
         if reports.iter().any(Option::is_none) {
             return Ok(None);
         }
-        Ok(self.pending.remove(index).map(|done| Sums::of_step(done.reports.iter().flatten())))
+        let sums = Sums::of_step(reports.iter().flatten());
+        reports.fill(None);
+        self.spare.extend(self.pending.remove(index).map(|done| done.reports));
+        Ok(Some(sums))
     }
 }
 

@@ -67,6 +67,11 @@ impl Optimizer {
         Self { rule, decay, bias_lr, state }
     }
 
+    /// The rule's state with its names, compact: what this rank updates.
+    pub fn state_tensors(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        self.rule.state_names().iter().copied().zip(&self.state)
+    }
+
     /// Updates this rank's part of bucket number `bucket` with the gradients in the arena, as update
     /// number `step` (from 0) at learning rate `lr`.
     ///

@@ -317,10 +317,10 @@ impl Arena {
     /// If a value is missing or has another shape.
     pub fn load_state(
         &self,
-        state: &mut Tensor,
+        state: &Tensor,
         mut values: impl FnMut(&ParamSpec) -> Result<Tensor>,
     ) -> Result<()> {
-        let whole = self.weights.zeros_like().to_kind(state.kind());
+        let whole = Tensor::zeros(self.weights.size(), (state.kind(), state.device()));
         for (index, spec) in self.specs.iter().enumerate() {
             let value = values(spec)?;
             ensure!(value.size() == spec.shape, "{}: the state has another shape", spec.name);

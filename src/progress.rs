@@ -1,7 +1,7 @@
 //! What a person sees of a training run: a bar on a terminal, a line now and then elsewhere.
 //!
-//! It shows numbers that others measured. The lines go through the log, so that they reach the run's
-//! log file in either case.
+//! It shows numbers that others measured. The lines go through the log, so that they reach the
+//! run's log file in either case.
 
 mod logging;
 
@@ -89,7 +89,7 @@ impl Progress {
     /// A bar on `screen`, which appears with the first step.
     #[must_use]
     pub fn new(screen: &Screen, length: RunLength) -> Self {
-        let bar = screen.bars.add(ProgressBar::no_length().with_style(style()));
+        let bar = screen.bars.add(ProgressBar::new(length.steps_per_epoch).with_style(style()));
         Self { length, bar }
     }
 
@@ -150,7 +150,7 @@ fn three_digits(value: f64) -> f64 {
 
 /// `12 s`, `4 min 05 s`, `3 h 12 min`, `2 d 03 h`.
 fn duration(seconds: f64) -> String {
-    // A float becomes the nearest integer there is.
+    // The cast saturates, and what is not a number becomes 0.
     let seconds = seconds.round() as u64;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {

@@ -55,8 +55,9 @@ impl RunFolder {
     }
 
     /// Continues the run in `path` after its first `step` steps: measurements of later steps, which
-    /// will be made again, are removed, and a recipe that has changed is kept beside the new one. Also
-    /// right with `step` 0 for a run that ended before its first checkpoint, and for one not begun.
+    /// will be made again, are removed, and a recipe that has changed is kept beside the new one.
+    /// Also right with `step` 0 for a run that ended before its first checkpoint, and for one not
+    /// begun.
     ///
     /// # Errors
     /// If the folder or a file in it cannot be read or written.
@@ -114,8 +115,8 @@ fn numbered(wanted: &Path, number: u64) -> PathBuf {
     wanted.with_file_name(name)
 }
 
-/// Takes `path` for this run; false if it is taken. Making the recipe's file decides between two runs
-/// that start at once.
+/// Takes `path` for this run; false if it is taken. Making the recipe's file decides between two
+/// runs that start at once.
 fn claim(path: &Path) -> Result<bool> {
     if path.is_file() {
         return Ok(false);
@@ -186,7 +187,8 @@ fn stays(line: &[u8], step: u64) -> bool {
     value.get("step").and_then(Value::as_u64).is_some_and(|at| at <= step)
 }
 
-/// Writes a file so that a reader, or the next start after a crash, sees the old or the new content.
+/// Writes a file so that a reader, or the next start after a crash, sees the old or the new
+/// content.
 fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,

@@ -14,13 +14,14 @@ pub enum Rule {
     Constant,
     /// Falls at given times.
     Steps {
-        /// The numbers of finished epochs at which the rate is multiplied by `factor`, in any order.
+        /// The numbers of finished epochs at which the rate is multiplied by `factor`, in any
+        /// order.
         at: Vec<u64>,
         /// What the rate is multiplied by.
         factor: f64,
     },
-    /// Falls when the validation error stops improving: the paper's rule (§5), which a person applied
-    /// by hand.
+    /// Falls when the validation error stops improving: the paper's rule (§5), which a person
+    /// applied by hand.
     Plateau {
         /// Evaluations in a row without improvement after which the rate falls; 0 counts as 1.
         patience: u64,
@@ -129,7 +130,8 @@ impl Schedule {
         (0..drops).fold(self.base_lr, |rate, _| rate * factor)
     }
 
-    /// `f + (1 - f) (1 + cos πt) / 2`, with `t` from 0 at the end of the warm-up to 1 at the last step.
+    /// `f + (1 - f) (1 + cos πt) / 2`, with `t` from 0 at the end of the warm-up to 1 at the last
+    /// step.
     fn cosine(&self, step: u64, final_fraction: f64) -> f64 {
         let last = self.total_steps.saturating_sub(1) as f64;
         let span = (last - self.warmup_steps).max(1.0);

@@ -1,8 +1,9 @@
 //! When to stop, agreed by all ranks without waiting for one another.
 //!
 //! A rank that stopped one step before its peers would leave them waiting in a collective. So the
-//! first rank that notices a request fixes the step to stop at: the one after the latest that any rank
-//! has started. Everyone finishes the steps before it. Nothing here knows what a step does, or saves.
+//! first rank that notices a request fixes the step to stop at: the one after the latest that any
+//! rank has started. Everyone finishes the steps before it. Nothing here knows what a step does, or
+//! saves.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,8 +67,8 @@ impl Stop {
     }
 }
 
-/// Makes the first SIGINT or SIGTERM a request to stop, and the next one the end of the process with
-/// code 128 + signal (130, 143).
+/// Makes the first SIGINT or SIGTERM a request to stop, and the next one the end of the process
+/// with code 128 + signal (130, 143).
 ///
 /// # Errors
 /// If the system refuses a handler or the thread that waits for signals.

@@ -287,6 +287,21 @@ pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
 }
 
+/// The bytes of a contiguous CPU tensor, in memory order.
+///
+/// # Panics
+/// If the tensor lives elsewhere or is not contiguous.
+#[must_use]
+pub fn bytes(tensor: &Tensor) -> &[u8] {
+    assert!(tensor.device() == Device::Cpu && tensor.is_contiguous(), "{tensor:?} is not in memory");
+    let len = tensor.numel() * tensor.kind().elt_size_in_bytes();
+    if len == 0 {
+        return &[];
+    }
+    // SAFETY: the storage holds len initialised bytes and lives as long as the borrow.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,16 @@ pub struct Batch {
     home: Sender<Slot>,
 }
 
+impl Batch {
+    /// A batch that belongs to no ring: `images`, `[n, side, side, 3]`, with their `labels`, `[n]`,
+    /// from position `first` of the global batch.
+    #[must_use]
+    pub fn standalone(first: usize, images: Vec<f32>, labels: Vec<i64>) -> Self {
+        let samples = (first..first + labels.len()).map(|i| i as u32).collect();
+        Self { step: 0, epoch: 0, first, images, labels, samples, home: bounded(0).0 }
+    }
+}
+
 impl Drop for Batch {
     fn drop(&mut self) {
         let slot = Slot {

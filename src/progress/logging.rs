@@ -1,8 +1,9 @@
-//! Where log lines go: to the terminal, without tearing the progress bar, and to the run's log file.
+//! Where log lines go: to the terminal, without tearing the progress bar, and to the run's log
+//! file.
 //!
-//! The terminal gets plain messages, the file gets times, threads and levels. The file is named only
-//! once the run has a folder; the lines before that wait in memory. What is logged is not decided
-//! here.
+//! The terminal gets plain messages, the file gets times, threads and levels. The file is named
+//! only once the run has a folder; the lines before that wait in memory. What is logged is not
+//! decided here.
 
 use std::env;
 use std::fmt;
@@ -112,7 +113,7 @@ impl LogFile {
     }
 }
 
-/// What a writer of log lines says, once, when it has to give up.
+/// Says that the log file is lost.
 fn give_up(path: &Path, error: &io::Error) {
     // The log cannot carry this. A torn bar is drawn again.
     let _ = writeln!(
@@ -147,9 +148,9 @@ impl Write for LogFile {
 }
 
 /// Sends the log of the whole process to standard error, from `level` up, and to a file that is
-/// attached later, from `level` or information up. `RUST_LOG`, in the form of `env_logger`, replaces
-/// the level. Below information there is no bar; while there is one, lines of progress go to the file
-/// only.
+/// attached later, from `level` or information up. `RUST_LOG`, in the form of `env_logger`,
+/// replaces the level. Below information there is no bar; while there is one, lines of progress go
+/// to the file only.
 ///
 /// # Errors
 /// If `RUST_LOG` cannot be understood, or the process logs elsewhere already.

@@ -1,0 +1,67 @@
+//! `bench step`: how fast a training step is, without the input pipeline.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::cli::BenchStepArgs;
+use crate::config::Config;
+use crate::data::Batch;
+use crate::random::{Key, Purpose};
+use crate::run;
+
+/// Trains on one synthetic batch and prints peak memory and, last, the median rate as `X img/s`.
+///
+/// # Errors
+/// If there are no such devices, or a step fails.
+#[allow(clippy::print_stdout, reason = "the result of the command")]
+pub fn step(args: &BenchStepArgs) -> Result<()> {
+    let mut config = Config::default();
+    config.net.arch = args.arch;
+    config.devices.gpus = args.gpus.clone();
+    config.devices.mode = args.mode;
+    config.devices.device = args.device;
+    config.devices.threads = args.threads;
+    config.train.batch_size = args.batch;
+    config.train.precision = args.precision;
+    let world = run::world(&config)?;
+    let arch = run::architecture(&config, 1000)?;
+    let shares = world.topology.shares(args.batch);
+    let times = world.run(|place| {
+        let batch = synthetic(shares[place.replica].clone(), arch.input as usize);
+        let mut worker = run::worker(&config, &arch, &world, place)?;
+        let mut seconds = Vec::with_capacity(args.steps);
+        for step in 0..(args.warmup + args.steps) as u64 {
+            let begun = Instant::now();
+            worker.step(&batch, step, 1e-6)?;
+            if step >= args.warmup as u64 {
+                seconds.push(begun.elapsed().as_secs_f64());
+            }
+        }
+        Ok(seconds)
+    })?;
+    let mut seconds = times.into_iter().next().context("there is always a first rank")?;
+    seconds.sort_by(f64::total_cmp);
+    if let Some(mib) = peak_memory_mib() {
+        println!("peak memory: {mib} MiB");
+    }
+    println!("{:.1} img/s", args.batch as f64 / seconds[seconds.len() / 2]);
+    Ok(())
+}
+
+/// Noise of a photograph's contrast, after mean subtraction.
+fn synthetic(share: std::ops::Range<usize>, side: usize) -> Batch {
+    let key = Key::new(1, Purpose::Generate);
+    let num_floats = share.len() * side * side * 3;
+    let first = (share.start * side * side * 3) as u64;
+    let pixel = |i: u64| (key.uniform(first + i) * 240.0 - 120.0) as f32;
+    let images = (0..num_floats as u64).map(pixel).collect();
+    Batch::standalone(share.start, images, share.map(|i| i as i64 % 1000).collect())
+}
+
+/// The process's largest resident set so far, as Linux reports it.
+fn peak_memory_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib / 1024)
+}

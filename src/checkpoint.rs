@@ -1,0 +1,328 @@
+//! Runs on disk: written whole or not at all, read back bit for bit.
+//!
+//! A checkpoint is a folder `checkpoints/step-NNNNNNNN` with the canonical weights and the optimizer's
+//! state as safetensors and one JSON file. It appears by a rename, after its bytes are on disk, so that
+//! a full disk or a kill leaves the previous one as it was. The links `last` and `best` point to
+//! checkpoints. The module knows nothing of ranks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::canonical::Tensors;
+use crate::schedule::PlateauState;
+use crate::torch_ext::bytes;
+
+/// The version of the layout this program writes and reads.
+const FORMAT: u32 = 1;
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Everything of a run that is not a tensor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The version of the layout.
+    pub format: u32,
+    /// Steps done.
+    pub step: u64,
+    /// The architecture's name.
+    pub arch: String,
+    /// Class names in the order of the logits.
+    pub classes: Vec<String>,
+    /// Where a plateau schedule stands.
+    pub schedule: PlateauState,
+    /// The best top-1 accuracy so far.
+    pub best_top1: Option<f64>,
+    /// The resolved configuration, as TOML.
+    pub config: String,
+    /// Bytes of each file, to tell a truncated one.
+    pub sizes: BTreeMap<String, u64>,
+}
+
+impl State {
+    /// The state of a run; sizes are filled in when it is saved.
+    #[must_use]
+    pub fn new(step: u64, arch: String, classes: Vec<String>, config: String) -> Self {
+        let (schedule, best_top1) = (PlateauState::default(), None);
+        let sizes = BTreeMap::new();
+        Self { format: FORMAT, step, arch, classes, schedule, best_top1, config, sizes }
+    }
+}
+
+/// A run at rest.
+pub struct Checkpoint {
+    /// What is not a tensor.
+    pub state: State,
+    /// Canonical weights by name.
+    pub weights: Tensors,
+    /// The optimizer's state, `conv1.weight.velocity` and so on.
+    pub optimizer: Tensors,
+}
+
+/// Whether a checkpoint becomes the target of the link `best`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It has the best accuracy so far.
+    Best,
+    /// It has not.
+    Regular,
+}
+
+fn dtype(kind: Kind) -> Result<Dtype> {
+    Ok(match kind {
+        Kind::Float => Dtype::F32,
+        Kind::Double => Dtype::F64,
+        Kind::BFloat16 => Dtype::BF16,
+        other => bail!("tensors of kind {other:?} are not saved"),
+    })
+}
+
+fn kind(dtype: Dtype) -> Result<Kind> {
+    Ok(match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F64 => Kind::Double,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::F16 => Kind::Half,
+        other => bail!("tensors of type {other:?} are not weights"),
+    })
+}
+
+fn write_tensors(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
+    let contiguous: Vec<_> = tensors.iter().map(|(name, x)| (name, x.contiguous())).collect();
+    let views = contiguous
+        .iter()
+        .map(|(name, x)| {
+            let shape = x.size().into_iter().map(|size| size as usize).collect();
+            Ok((name.as_str(), TensorView::new(dtype(x.kind())?, shape, bytes(x))?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    safetensors::serialize_to_file(views, Some(metadata), path)?;
+    File::open(path)?.sync_all()?;
+    Ok(())
+}
+
+/// The tensors of a safetensors file.
+///
+/// # Errors
+/// If the file is missing, truncated, or not safetensors.
+pub fn read_tensors(path: &Path) -> Result<Tensors> {
+    let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let damaged = || {
+        format!(
+            "{} is damaged or not a safetensors file; use another checkpoint of the run",
+            path.display()
+        )
+    };
+    let file = SafeTensors::deserialize(&content).with_context(damaged)?;
+    file.iter()
+        .map(|(name, view)| {
+            let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+            let x = Tensor::f_from_data_size(view.data(), &shape, kind(view.dtype())?)?;
+            Ok((name.to_owned(), x))
+        })
+        .collect()
+}
+
+fn checkpoints(run_dir: &Path) -> PathBuf {
+    run_dir.join("checkpoints")
+}
+
+/// Writes `checkpoint`, points `last` (and `best`) to it, and removes all but the last `keep_last` and
+/// the best. The folder written.
+///
+/// # Errors
+/// If it cannot be written; what was there before is untouched.
+pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep_last: usize, mark: Mark) -> Result<PathBuf> {
+    let all = checkpoints(run_dir);
+    let name = format!("step-{:08}", checkpoint.state.step);
+    let failed = || {
+        format!(
+            "cannot save a checkpoint in {}; the previous ones are untouched. Free some space or \
+             choose another --output-dir, then continue with --resume auto",
+            all.display()
+        )
+    };
+    fs::create_dir_all(&all).with_context(failed)?;
+    let unfinished = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&all).with_context(failed)?;
+    write_files(unfinished.path(), checkpoint).with_context(failed)?;
+    let target = all.join(&name);
+    if target.exists() {
+        fs::remove_dir_all(&target).with_context(failed)?;
+    }
+    fs::rename(unfinished.keep(), &target).with_context(failed)?;
+    File::open(&all).and_then(|dir| dir.sync_all()).with_context(failed)?;
+    link(&all, "last", &name).with_context(failed)?;
+    if mark == Mark::Best {
+        link(&all, "best", &name).with_context(failed)?;
+    }
+    prune(&all, keep_last)?;
+    Ok(target)
+}
+
+fn write_files(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    let mut state = checkpoint.state.clone();
+    let card = serde_json::json!({ "arch": state.arch, "classes": state.classes });
+    let metadata = HashMap::from([
+        ("format".to_owned(), "pt".to_owned()),
+        ("alexnet-mgpu".to_owned(), card.to_string()),
+    ]);
+    write_tensors(&dir.join(MODEL), &checkpoint.weights, metadata)?;
+    write_tensors(&dir.join(OPTIMIZER), &checkpoint.optimizer, HashMap::new())?;
+    for file in [MODEL, OPTIMIZER] {
+        state.sizes.insert(file.to_owned(), fs::metadata(dir.join(file))?.len());
+    }
+    let path = dir.join(STATE);
+    fs::write(&path, serde_json::to_vec_pretty(&state)?)?;
+    File::open(&path)?.sync_all()?;
+    File::open(dir)?.sync_all()?;
+    Ok(())
+}
+
+/// Points `all/link` to `name`, by a rename.
+fn link(all: &Path, link: &str, name: &str) -> Result<()> {
+    let temporary = all.join(format!(".tmp-{link}"));
+    let _ = fs::remove_file(&temporary);
+    std::os::unix::fs::symlink(name, &temporary)?;
+    Ok(fs::rename(&temporary, all.join(link))?)
+}
+
+fn prune(all: &Path, keep_last: usize) -> Result<()> {
+    let best = fs::read_link(all.join("best")).ok();
+    let mut names: Vec<_> = fs::read_dir(all)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with("step-"))
+        .collect();
+    names.sort();
+    let num_old = names.len().saturating_sub(keep_last.max(1));
+    for name in &names[..num_old] {
+        if best.as_deref() != Some(Path::new(name)) {
+            fs::remove_dir_all(all.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder of the checkpoint that `path` names: a checkpoint, or a run with a last one.
+#[must_use]
+pub fn resolve(path: &Path) -> Option<PathBuf> {
+    let last = checkpoints(path).join("last");
+    [path.to_path_buf(), last].into_iter().find(|dir| dir.join(STATE).is_file())
+}
+
+/// Reads the checkpoint, or the last checkpoint of the run, at `path`.
+///
+/// # Errors
+/// If there is none, or a file of it is damaged.
+pub fn load(path: &Path) -> Result<Checkpoint> {
+    let state = load_state(path)?;
+    let dir = resolve(path).context("the checkpoint went away while it was read")?;
+    for (file, size) in &state.sizes {
+        let found = fs::metadata(dir.join(file)).map_or(0, |metadata| metadata.len());
+        ensure!(
+            found == *size,
+            "{} is truncated: {found} bytes of {size}; use an earlier checkpoint beside it",
+            dir.join(file).display()
+        );
+    }
+    let (weights, optimizer) =
+        (read_tensors(&dir.join(MODEL))?, read_tensors(&dir.join(OPTIMIZER))?);
+    Ok(Checkpoint { state, weights, optimizer })
+}
+
+/// Reads what is not a tensor of the checkpoint at `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_state(path: &Path) -> Result<State> {
+    let Some(dir) = resolve(path) else {
+        bail!(
+            "{} is not a checkpoint: it has no {STATE}, nor checkpoints/last; name a run's folder, \
+             or one of its checkpoints",
+            path.display()
+        );
+    };
+    let file = dir.join(STATE);
+    let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let state: State = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged; use another checkpoint", file.display()))?;
+    ensure!(
+        state.format == FORMAT,
+        "{} has format {}, and this program reads {FORMAT}; use the version that wrote it",
+        file.display(),
+        state.format
+    );
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn checkpoint(step: u64) -> Checkpoint {
+        let x = Tensor::randn([3, 4], (Kind::Float, Device::Cpu));
+        let tensors = |name: &str| Tensors::from([(name.to_owned(), x.copy())]);
+        let state = State::new(step, "alexnet".into(), vec!["a".into(), "b".into()], "".into());
+        Checkpoint { state, weights: tensors("w"), optimizer: tensors("w.velocity") }
+    }
+
+    #[test]
+    fn what_is_saved_is_read_back_bit_for_bit() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let saved = checkpoint(7);
+        save(dir.path(), &saved, 3, Mark::Regular).expect("writable");
+        let read = load(dir.path()).expect("whole");
+        assert_eq!(read.weights, saved.weights);
+        assert_eq!(read.optimizer, saved.optimizer);
+        assert_eq!((read.state.step, read.state.classes), (7, saved.state.classes));
+    }
+
+    #[test]
+    fn the_last_ones_and_the_best_stay() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for step in 1..=5 {
+            let mark = if step == 2 { Mark::Best } else { Mark::Regular };
+            save(dir.path(), &checkpoint(step), 2, mark).expect("writable");
+        }
+        let kept = |step: u64| checkpoints(dir.path()).join(format!("step-{step:08}")).exists();
+        assert_eq!([1, 2, 3, 4, 5].map(kept), [false, true, false, true, true]);
+        assert_eq!(load(dir.path()).expect("whole").state.step, 5);
+        assert_eq!(load(&checkpoints(dir.path()).join("best")).expect("whole").state.step, 2);
+    }
+
+    #[test]
+    fn a_truncated_file_is_named_wherever_it_was_cut() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = save(dir.path(), &checkpoint(1), 3, Mark::Regular).expect("writable");
+        for file in [MODEL, OPTIMIZER, STATE] {
+            let whole = fs::read(folder.join(file)).expect("there");
+            for len in [0, 1, 9, whole.len() / 2, whole.len() - 1] {
+                fs::write(folder.join(file), &whole[..len]).expect("writable");
+                let error = format!("{:#}", load(dir.path()).err().expect("it is cut"));
+                assert!(error.contains(file), "{error}");
+            }
+            fs::write(folder.join(file), &whole).expect("writable");
+        }
+        load(dir.path()).expect("whole again");
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_previous_checkpoint_as_it_was() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        save(dir.path(), &checkpoint(1), 3, Mark::Best).expect("writable");
+        let mut broken = checkpoint(2);
+        // A kind that cannot be written fails half-way, after the weights are on disk.
+        let words = Tensor::from_slice(&[1i64]);
+        broken.optimizer.insert("w.velocity".into(), words);
+        let error = save(dir.path(), &broken, 3, Mark::Best).expect_err("not a kind that is saved");
+        assert!(format!("{error:#}").contains("untouched"), "{error:#}");
+        assert_eq!(load(dir.path()).expect("whole").state.step, 1);
+        assert_eq!(fs::read_dir(checkpoints(dir.path())).expect("there").count(), 3);
+    }
+}

@@ -1,0 +1,374 @@
+//! A training run from its configuration to its last checkpoint.
+//!
+//! Ranks follow the same sequence of steps and agree on everything by arithmetic, not by messages: the
+//! schedule is a function of the step and of tallies that all have, and [`Stop`] names the last step.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use crate::canonical::{self, Tensors};
+use crate::checkpoint::{self, Checkpoint, Mark, State};
+use crate::config::{Config, Resume, ScheduleKind};
+use crate::data::Views;
+use crate::exit::Exit;
+use crate::feed::Feed;
+use crate::launch::{Place, World};
+use crate::metrics::{EvalReport, Metrics, Phase, PhaseTimes, StepReport};
+use crate::net::arch::Architecture;
+use crate::net::loss::Tally;
+use crate::params::ParamSpec;
+use crate::progress::{LogFile, Progress, RunLength, Screen};
+use crate::run::{self, Handout};
+use crate::run_folder::RunFolder;
+use crate::schedule::{Rule, Schedule};
+use crate::stop::{Go, Stop};
+use crate::train::{StepDone, Worker};
+
+/// What all ranks of a run share.
+pub struct Session<'a> {
+    config: &'a Config,
+    world: World,
+    arch: Architecture,
+    feed: Feed,
+    folder: RunFolder,
+    metrics: Metrics,
+    stop: Stop,
+    length: RunLength,
+    /// Where to go on from, behind a lock: ranks copy their parts of it one at a time.
+    resumed: Mutex<Option<Checkpoint>>,
+    start: u64,
+    /// The loader of the evaluation under way, with the step it was made for.
+    evaluation: Mutex<Option<(u64, Handout)>>,
+    /// The parts of a checkpoint that other columns have laid down.
+    assembly: Mutex<Vec<Part>>,
+}
+
+/// Where a rank stands.
+struct Progressing {
+    schedule: Schedule,
+    best_top1: Option<f64>,
+    tally: Option<Tally>,
+}
+
+/// One named tensor of one column.
+struct Part {
+    name: String,
+    spec: ParamSpec,
+    value: tch::Tensor,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The code for the shell.
+    pub exit: Exit,
+    /// Where everything lies.
+    pub folder: PathBuf,
+    /// The last evaluation.
+    pub tally: Option<Tally>,
+}
+
+/// Trains as `config` says.
+///
+/// # Errors
+/// Whatever makes the run impossible, or ends it.
+pub fn train(config: &Config, screen: &Screen, log: &LogFile) -> Result<Outcome> {
+    let session = Session::open(config, screen, log)?;
+    crate::stop::install_signals(session.stop.clone())?;
+    let topology = session.world.topology;
+    let steps = session.start..session.length.total_steps;
+    let loader = session.feed.train(config, topology, steps, &session.world.cancel)?;
+    let batches = Handout::new(loader);
+    let ends = session.world.run(|place| session.rank(place, &batches))?;
+    session.metrics.finish()?;
+    let exit = if session.stop.signal().is_some() { Exit::Saved } else { Exit::Ok };
+    let tally = ends.into_iter().next().flatten();
+    Ok(Outcome { exit, folder: session.folder.path().to_path_buf(), tally })
+}
+
+impl<'a> Session<'a> {
+    fn open(config: &'a Config, screen: &Screen, log: &LogFile) -> Result<Self> {
+        let world = run::world(config)?;
+        // The input side does not depend on the number of classes.
+        let side = run::architecture(config, config.net.classes.max(1))?.input;
+        let feed = Feed::open(config, side as usize)?;
+        let classes = feed.train.classes().len();
+        ensure!(
+            config.net.classes == 0 || config.net.classes == classes,
+            "net.classes is {}, and the images have {classes} classes; leave it at 0 to take theirs",
+            config.net.classes
+        );
+        let arch = run::architecture(config, classes)?;
+        let steps_per_epoch = feed.steps_per_epoch(config.train.batch_size).max(1);
+        let all = steps_per_epoch * config.train.epochs as u64;
+        let total_steps = match config.train.max_steps as u64 {
+            0 => all,
+            limit => limit.min(all),
+        };
+        let length = RunLength { steps_per_epoch, total_steps };
+        let (resumed, folder) = open_folder(config, &arch)?;
+        log.attach(&folder.log_path())?;
+        let metrics = Metrics::new(
+            &folder.metrics_path(),
+            world.topology.num_replicas,
+            config.run.log_steps as u64,
+            Progress::new(screen, length),
+        )?;
+        say_what_runs(config, &world, &feed, &folder);
+        Ok(Self {
+            config,
+            world,
+            arch,
+            feed,
+            folder,
+            metrics,
+            stop: Stop::default(),
+            length,
+            start: resumed.as_ref().map_or(0, |c| c.state.step),
+            resumed: Mutex::new(resumed),
+            evaluation: Mutex::new(None),
+            assembly: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// One rank's whole run; its last tally.
+    fn rank(&self, place: Place, batches: &Handout) -> Result<Option<Tally>> {
+        let batches = batches.take(&place)?;
+        let mut worker = run::worker(self.config, &self.arch, &self.world, place)?;
+        let schedule = schedule(self.config, self.length);
+        let mut at = Progressing { schedule, best_top1: None, tally: None };
+        if let Some(checkpoint) = &*self.resumed.lock().unwrap_or_else(PoisonError::into_inner) {
+            restore(checkpoint, &mut worker, &mut at)?;
+        }
+        let mut saved = self.start;
+        for step in self.start..self.length.total_steps {
+            if self.stop.begin(step) == Go::Stop {
+                if saved != step {
+                    self.save(&worker, &at, step, Mark::Regular)?;
+                }
+                break;
+            }
+            let begun = Instant::now();
+            let Some(batch) = batches.next()? else { break };
+            let wait_ms = begun.elapsed().as_secs_f64() * 1e3;
+            let lr = at.schedule.rate(step);
+            let done = worker.step(&batch, step, lr)?;
+            if worker.place.column == 0 {
+                let step_ms = begun.elapsed().as_secs_f64() * 1e3;
+                let num_images = batch.labels.len();
+                self.metrics.step(StepReport {
+                    step,
+                    replica: worker.place.replica,
+                    loss_part: done.loss_part,
+                    num_images,
+                    lr,
+                    step_ms,
+                    phases: phases(wait_ms, &done),
+                })?;
+            }
+            drop(batch);
+            if self.finish_step(&mut worker, &mut at, step + 1)? {
+                saved = step + 1;
+            }
+        }
+        Ok(at.tally)
+    }
+
+    /// Evaluates and saves where `num_steps` finished steps call for it; whether it saved.
+    fn finish_step(&self, worker: &mut Worker, at: &mut Progressing, num_steps: u64) -> Result<bool> {
+        let last = num_steps == self.length.total_steps;
+        let due = |epochs: usize| {
+            let every = self.length.steps_per_epoch * epochs as u64;
+            last || (every > 0 && num_steps.is_multiple_of(every))
+        };
+        let mut mark = Mark::Regular;
+        if due(self.config.train.eval_epochs) {
+            let tally = self.evaluate(worker, at, num_steps)?;
+            if at.best_top1.is_none_or(|best| tally.top1() > best) {
+                at.best_top1 = Some(tally.top1());
+                mark = Mark::Best;
+            }
+        }
+        let every = self.config.run.checkpoint_steps as u64;
+        let also = every > 0 && num_steps.is_multiple_of(every);
+        let save = also || mark == Mark::Best || due(self.config.run.checkpoint_epochs);
+        if save {
+            self.save(worker, at, num_steps, mark)?;
+        }
+        Ok(save)
+    }
+
+    fn evaluate(&self, worker: &mut Worker, at: &mut Progressing, num_steps: u64) -> Result<Tally> {
+        let begun = Instant::now();
+        self.metrics.note("evaluating");
+        let batches = {
+            let mut evaluation = self.evaluation.lock().unwrap_or_else(PoisonError::into_inner);
+            if evaluation.as_ref().is_none_or(|(step, _)| *step != num_steps) {
+                let (topology, cancel) = (self.world.topology, &self.world.cancel);
+                let loader = self.feed.test(self.config, topology, Views::Centre, cancel)?;
+                *evaluation = Some((num_steps, Handout::new(loader)));
+            }
+            match &*evaluation {
+                Some((_, handout)) => handout.take(&worker.place)?,
+                None => unreachable!("made above"),
+            }
+        };
+        let tally = worker.evaluate(&batches, Views::Centre.num())?;
+        at.schedule.observe(1.0 - tally.top1());
+        at.tally = Some(tally);
+        if worker.place.rank == 0 {
+            self.metrics.eval(EvalReport {
+                num_steps,
+                top1: tally.top1(),
+                top5: tally.top5(),
+                loss: tally.loss(),
+                num_images: tally.num_images as u64,
+                seconds: begun.elapsed().as_secs_f64(),
+                lr: at.schedule.rate(num_steps.saturating_sub(1)),
+            })?;
+        }
+        Ok(tally)
+    }
+
+    /// Brings the canonical tensors together and writes them. Every rank calls it.
+    fn save(&self, worker: &Worker, at: &Progressing, step: u64, mark: Mark) -> Result<()> {
+        let (place, arena) = (&worker.place, &worker.net.arena);
+        let mut parts = Vec::new();
+        for (spec, value) in arena.gather_weights(&*place.data)? {
+            parts.push(Part { name: spec.name.clone(), spec, value });
+        }
+        for (state, tensor) in worker.optimizer.state_tensors() {
+            for (spec, value) in arena.gather_state(tensor, &*place.data)? {
+                parts.push(Part { name: format!("{}.{state}", spec.name), spec, value });
+            }
+        }
+        if place.replica != 0 {
+            return Ok(());
+        }
+        let mut assembly = self.assembly.lock().unwrap_or_else(PoisonError::into_inner);
+        assembly.extend(parts);
+        let per_column = arena.specs().len() * (1 + worker.optimizer.state_tensors().count());
+        if assembly.len() < per_column * self.world.topology.num_columns {
+            return Ok(());
+        }
+        let (mut weights, mut optimizer) = (Tensors::new(), Tensors::new());
+        for Part { name, spec, value } in assembly.drain(..) {
+            let into = if name == spec.name { &mut weights } else { &mut optimizer };
+            canonical::merge(into, name, &spec, &value);
+        }
+        let classes = self.feed.train.classes().to_vec();
+        let config = self.config.to_toml();
+        let mut state = State::new(step, self.arch.name.to_owned(), classes, config);
+        state.schedule = at.schedule.state();
+        state.best_top1 = at.best_top1;
+        let checkpoint = Checkpoint { state, weights, optimizer };
+        checkpoint::save(self.folder.path(), &checkpoint, self.config.run.keep_last, mark)?;
+        Ok(())
+    }
+}
+
+/// The run's folder and the checkpoint it goes on from, if any.
+fn open_folder(config: &Config, arch: &Architecture) -> Result<(Option<Checkpoint>, RunFolder)> {
+    let dir = config.run_dir();
+    let from: Option<&Path> = match &config.run.resume {
+        Resume::Off => None,
+        Resume::Auto => checkpoint::resolve(&dir).is_some().then_some(&dir),
+        Resume::From(path) => Some(path),
+    };
+    let resumed = from.map(checkpoint::load).transpose()?;
+    if let Some(checkpoint) = &resumed {
+        let state = &checkpoint.state;
+        ensure!(
+            state.arch == arch.name && state.classes.len() as i64 == arch.classes(),
+            "the checkpoint is of {} with {} classes, and the run of {} with {}; resume with the \
+             recipe it was made with, or start from its weights with --init",
+            state.arch,
+            state.classes.len(),
+            arch.name,
+            arch.classes()
+        );
+        tracing::info!("resuming after step {}", state.step);
+    }
+    let toml = config.to_toml();
+    let step = resumed.as_ref().map_or(0, |c| c.state.step);
+    let folder = match &config.run.resume {
+        Resume::Auto => RunFolder::resume(&dir, &toml, step)?,
+        Resume::From(path) if path.starts_with(&dir) => RunFolder::resume(&dir, &toml, step)?,
+        _ => RunFolder::create(&dir, &toml)?,
+    };
+    Ok((resumed, folder))
+}
+
+fn restore(checkpoint: &Checkpoint, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
+    let arena = &mut worker.net.arena;
+    arena.load(|spec| canonical::part(&checkpoint.weights, &spec.name, spec))?;
+    for (state, tensor) in worker.optimizer.state_tensors() {
+        arena.load_state(tensor, |spec| {
+            let name = format!("{}.{state}", spec.name);
+            canonical::part(&checkpoint.optimizer, &name, spec)
+        })?;
+    }
+    at.schedule.restore(checkpoint.state.schedule);
+    at.best_top1 = checkpoint.state.best_top1;
+    Ok(())
+}
+
+fn schedule(config: &Config, length: RunLength) -> Schedule {
+    let c = &config.schedule;
+    let rule = match c.kind {
+        ScheduleKind::Constant => Rule::Constant,
+        ScheduleKind::Steps => {
+            Rule::Steps { at: c.at.iter().map(|&epoch| epoch as u64).collect(), factor: c.factor }
+        }
+        ScheduleKind::Plateau => Rule::Plateau {
+            patience: c.patience as u64,
+            factor: c.factor,
+            min_improvement: c.min_improvement,
+            max_drops: c.max_drops as u64,
+        },
+        ScheduleKind::Cosine => Rule::Cosine { final_fraction: c.final_fraction },
+    };
+    let warmup_steps = c.warmup_epochs * length.steps_per_epoch as f64;
+    Schedule::new(rule, config.train.lr, warmup_steps, length.steps_per_epoch, length.total_steps)
+}
+
+fn phases(wait_ms: f64, done: &StepDone) -> PhaseTimes {
+    let mut phases = PhaseTimes::default();
+    for (phase, ms) in [
+        (Phase::Wait, wait_ms),
+        (Phase::Copy, done.timing.copy_ms),
+        (Phase::Forward, done.timing.forward_ms),
+        (Phase::Backward, done.timing.backward_ms),
+        (Phase::Update, done.timing.update_ms),
+    ] {
+        phases.add_ms(phase, ms);
+    }
+    phases
+}
+
+fn say_what_runs(config: &Config, world: &World, feed: &Feed, folder: &RunFolder) {
+    let topology = world.topology;
+    let (num_ranks, batch) = (topology.num_ranks(), config.train.batch_size);
+    let devices = match world.devices[0] {
+        tch::Device::Cuda(_) => format!("{num_ranks} GPU(s)"),
+        _ => format!("{num_ranks} CPU device(s) of {} thread(s) each", world.threads),
+    };
+    tracing::info!(
+        "{} on {devices}: {} replica(s) of {} column(s), batch {batch} ({} per replica), {}",
+        config.net.arch,
+        topology.num_replicas,
+        topology.num_columns,
+        batch.div_ceil(topology.num_replicas),
+        config.train.precision
+    );
+    tracing::info!(
+        "{} training and {} test images in {} classes; results in {}",
+        feed.train.len(),
+        feed.test.len(),
+        feed.train.classes().len(),
+        folder.path().display()
+    );
+}

@@ -1,0 +1,78 @@
+//! `verify`: proves on the user's own machine that every mode trains the same network.
+//!
+//! In fp64 the modes differ by the order of sums only. A wrong gather or a gradient counted twice
+//! would show here as a difference many orders of magnitude larger.
+
+use anyhow::Result;
+
+use crate::canonical::Tensors;
+use crate::cli::VerifyArgs;
+use crate::config::{Config, DeviceChoice, Gpus, Mode, Precision};
+use crate::data::{GeneratedSpec, generate};
+use crate::exit::Exit;
+use crate::run::weights_after;
+
+/// The largest relative difference that summation order explains after a few steps in fp64.
+pub const TOLERANCE: f64 = 1e-10;
+
+/// The largest difference of each tensor, relative to its largest element.
+#[must_use]
+pub fn differences(a: &Tensors, b: &Tensors) -> Vec<(String, f64)> {
+    a.iter()
+        .map(|(name, x)| {
+            let scale = x.abs().max().double_value(&[]).max(f64::MIN_POSITIVE);
+            let far = b
+                .get(name)
+                .map_or(f64::INFINITY, |y| (x - y).abs().max().double_value(&[]) / scale);
+            (name.clone(), far)
+        })
+        .collect()
+}
+
+/// A small run over generated images in `data`, with dropout and augmentation on.
+#[must_use]
+pub fn config(data: &std::path::Path) -> Config {
+    let mut config = Config::default();
+    config.net.classes = 10;
+    config.data.path = data.display().to_string();
+    config.data.workers = 1;
+    // Several buckets, and some that end inside the network.
+    config.devices.bucket_bytes = 8 << 20;
+    config.train.precision = Precision::Fp64;
+    // Does not divide by two, three or four: shares are ragged.
+    config.train.batch_size = 7;
+    config
+}
+
+/// Runs the comparison and prints it.
+///
+/// # Errors
+/// If a run fails.
+#[allow(clippy::print_stdout, reason = "the result of the command")]
+pub fn run(args: &VerifyArgs) -> Result<Exit> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("images");
+    generate(&data, &GeneratedSpec { seed: 1, size: 64, num_train: 40, num_test: 10 })?;
+    let mut base = config(&data);
+    base.net.arch = args.arch;
+    base.devices.device = args.device;
+    let steps = args.steps as u64;
+    let single = weights_after(&base, steps)?;
+    let mut worst = 0.0f64;
+    for mode in [Mode::DataParallel, Mode::Split] {
+        let mut other = base.clone();
+        other.devices.mode = mode;
+        other.devices.gpus = args.gpus.clone();
+        if args.device == DeviceChoice::Auto && args.gpus == Gpus::Count(1) {
+            other.devices.gpus = Gpus::Count(2);
+        }
+        println!("{} in {mode} mode on {} against single, {steps} steps:", args.arch, args.gpus);
+        for (name, far) in differences(&single, &weights_after(&other, steps)?) {
+            println!("  {name:<14} {far:.1e}");
+            worst = worst.max(far);
+        }
+    }
+    let verdict = if worst <= TOLERANCE { "agree" } else { "DISAGREE" };
+    println!("the modes {verdict}: largest relative difference {worst:.1e}, limit {TOLERANCE:.0e}");
+    Ok(if worst <= TOLERANCE { Exit::Ok } else { Exit::Failure })
+}
