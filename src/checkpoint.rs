@@ -89,6 +89,7 @@ fn kind(dtype: Dtype) -> Result<Kind> {
         Dtype::F64 => Kind::Double,
         Dtype::BF16 => Kind::BFloat16,
         Dtype::F16 => Kind::Half,
+        Dtype::I64 => Kind::Int64,
         other => bail!("tensors of type {other:?} are not weights"),
     })
 }
@@ -138,7 +139,12 @@ fn checkpoints(run_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// If it cannot be written; what was there before is untouched.
-pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep_last: usize, mark: Mark) -> Result<PathBuf> {
+pub fn save(
+    run_dir: &Path,
+    checkpoint: &Checkpoint,
+    keep_last: usize,
+    mark: Mark,
+) -> Result<PathBuf> {
     let all = checkpoints(run_dir);
     let name = format!("step-{:08}", checkpoint.state.step);
     let failed = || {
@@ -149,7 +155,8 @@ pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep_last: usize, mark: Mar
         )
     };
     fs::create_dir_all(&all).with_context(failed)?;
-    let unfinished = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&all).with_context(failed)?;
+    let unfinished =
+        tempfile::Builder::new().prefix(".tmp-").tempdir_in(&all).with_context(failed)?;
     write_files(unfinished.path(), checkpoint).with_context(failed)?;
     let target = all.join(&name);
     if target.exists() {

@@ -30,7 +30,9 @@ pub enum DeviceError {
         found: usize,
     },
     /// An index beyond the last GPU.
-    #[error("there is no GPU {index}: this machine has {found}, numbered from 0; name others in --gpus")]
+    #[error(
+        "there is no GPU {index}: this machine has {found}, numbered from 0; name others in --gpus"
+    )]
     NoSuchIndex {
         /// The index asked for.
         index: usize,
@@ -54,7 +56,8 @@ const MAX_CPU_DEVICES: usize = 64;
 fn cuda_devices() -> Result<usize, (String, &'static str)> {
     const INSTALL: &str = "run scripts/get-libtorch --cuda, or use --device cpu";
     const DRIVER: &str = "install NVIDIA's driver, check CUDA_VISIBLE_DEVICES, or use --device cpu";
-    torch_ext::load_cuda().map_err(|why| (format!("libtorch_cuda.so was not loaded ({why})"), INSTALL))?;
+    torch_ext::load_cuda()
+        .map_err(|why| (format!("libtorch_cuda.so was not loaded ({why})"), INSTALL))?;
     match Cuda::device_count() {
         count if count > 0 => Ok(count as usize),
         _ => Err(("no NVIDIA driver or no GPU was found".to_owned(), DRIVER)),

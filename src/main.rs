@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     torch_ext::keep_freed_memory();
     let cli = Cli::parse();
     let level = cli.verbosity.level().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
-    let result = init_logging(level).and_then(|(screen, log)| run(cli.into_command(), &screen, &log));
+    let result =
+        init_logging(level).and_then(|(screen, log)| run(cli.into_command(), &screen, &log));
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -46,7 +47,9 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
         None => Config::load(args)?,
     };
     if args.uses_demo() {
-        tracing::info!("no --config and no --data: training the built-in recipe, configs/demo.toml");
+        tracing::info!(
+            "no --config and no --data: training the built-in recipe, configs/demo.toml"
+        );
     }
     let outcome = session::train(&config, screen, log)?;
     if outcome.exit == Exit::Ok {

@@ -180,10 +180,12 @@ mod tests {
             placement: Placement::Whole,
             layout: Layout::RowMajor,
         };
-        let specs = vec![spec("w", &[30, 20], ParamKind::Weight), spec("b", &[30], ParamKind::Bias)];
+        let specs =
+            vec![spec("w", &[30, 20], ParamKind::Weight), spec("b", &[30], ParamKind::Bias)];
         let mut arena = Arena::new(specs, Kind::Double, Device::Cpu, sharing);
         arena.load(|spec| Ok(spec.initial(1))).expect("shapes agree");
-        let gradient = Tensor::arange(arena.grads.numel() as i64, (Kind::Double, Device::Cpu)) * 1e-3;
+        let gradient =
+            Tensor::arange(arena.grads.numel() as i64, (Kind::Double, Device::Cpu)) * 1e-3;
         arena.grads.copy_(&gradient.sin());
         arena
     }

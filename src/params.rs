@@ -171,7 +171,11 @@ pub struct Arena {
 const ALIGN: usize = 64;
 
 /// Cuts parameters into ranges and buckets of whole parameters, last parameter first in time.
-fn plan(specs: &[ParamSpec], kind: Kind, sharing: Sharing) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+fn plan(
+    specs: &[ParamSpec],
+    kind: Kind,
+    sharing: Sharing,
+) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
     let unit = ALIGN * sharing.size;
     let (mut ranges, mut buckets) = (Vec::new(), Vec::new());
     let (mut start, mut end) = (0, 0);
@@ -239,7 +243,8 @@ impl Arena {
     #[must_use]
     pub fn runs(&self, bucket: usize) -> Vec<Run> {
         let own = self.own(&self.buckets[bucket]);
-        let before: usize = self.buckets[..bucket].iter().map(|b| b.len() / self.sharing.size).sum();
+        let before: usize =
+            self.buckets[..bucket].iter().map(|b| b.len() / self.sharing.size).sum();
         let mut runs = Vec::new();
         for (spec, range) in self.specs.iter().zip(&self.ranges) {
             let (first, last) = (range.start.max(own.start), range.end.min(own.end));

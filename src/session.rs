@@ -178,7 +178,12 @@ impl<'a> Session<'a> {
     }
 
     /// Evaluates and saves where `num_steps` finished steps call for it; whether it saved.
-    fn finish_step(&self, worker: &mut Worker, at: &mut Progressing, num_steps: u64) -> Result<bool> {
+    fn finish_step(
+        &self,
+        worker: &mut Worker,
+        at: &mut Progressing,
+        num_steps: u64,
+    ) -> Result<bool> {
         let last = num_steps == self.length.total_steps;
         let due = |epochs: usize| {
             let every = self.length.steps_per_epoch * epochs as u64;

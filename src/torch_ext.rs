@@ -178,7 +178,9 @@ fn cuda_convolution_backward() -> Result<ConvolutionBackward> {
     });
     match found {
         Some(function) => Ok(*function),
-        None => bail!("libtorch_cuda.so is not loaded; install it with scripts/get-libtorch --cuda"),
+        None => {
+            bail!("libtorch_cuda.so is not loaded; install it with scripts/get-libtorch --cuda")
+        }
     }
 }
 
@@ -293,7 +295,10 @@ pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
 /// If the tensor lives elsewhere or is not contiguous.
 #[must_use]
 pub fn bytes(tensor: &Tensor) -> &[u8] {
-    assert!(tensor.device() == Device::Cpu && tensor.is_contiguous(), "{tensor:?} is not in memory");
+    assert!(
+        tensor.device() == Device::Cpu && tensor.is_contiguous(),
+        "{tensor:?} is not in memory"
+    );
     let len = tensor.numel() * tensor.kind().elt_size_in_bytes();
     if len == 0 {
         return &[];
@@ -316,8 +321,9 @@ mod tests {
         let dy = Tensor::randn_like(&y);
         (&y * &dy).sum(Kind::Double).backward();
         let geometry = ConvGeometry { stride: 2, padding: 1, groups: 2 };
-        let got = convolution_backward(&dy, &x.detach(), &w.detach(), geometry, InputGradient::Needed)
-            .expect("shapes agree");
+        let got =
+            convolution_backward(&dy, &x.detach(), &w.detach(), geometry, InputGradient::Needed)
+                .expect("shapes agree");
         let dx = got.dx.expect("asked for");
         for (ours, theirs) in [(&dx, x.grad()), (&got.dw, w.grad()), (&got.db, b.grad())] {
             let difference = (ours - theirs).abs().max().double_value(&[]);

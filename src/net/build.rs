@@ -98,10 +98,14 @@ impl Plan {
     /// If the columns do not divide a layer, naming it.
     pub fn new(arch: &Architecture, site: Site) -> Result<Self> {
         let shape = vec![arch.input, arch.input, 3];
-        let mut walk = Walk { site, shape, extent: Extent::Whole, number: 0, plan: Self::default() };
+        let mut walk =
+            Walk { site, shape, extent: Extent::Whole, number: 0, plan: Self::default() };
         let last = arch.layers.iter().rposition(|l| matches!(l, LayerSpec::Linear { .. }));
         for (index, layer) in arch.layers.iter().enumerate() {
-            walk.layer(layer, if last == Some(index) { Outputs::Replicated } else { Outputs::Split })?;
+            walk.layer(
+                layer,
+                if last == Some(index) { Outputs::Replicated } else { Outputs::Split },
+            )?;
         }
         Ok(walk.plan)
     }
@@ -230,7 +234,8 @@ impl Walk {
     /// Adds a step whose output is the current shape.
     fn push(&mut self, what: &str, step: Step, macs: i64) {
         // Dropout that stands before a layer's weights, as in torchvision, needs a name of its own.
-        let name = match self.plan.layers.iter().any(|l| l.name == format!("{what}{}", self.number)) {
+        let name = match self.plan.layers.iter().any(|l| l.name == format!("{what}{}", self.number))
+        {
             false => format!("{what}{}", self.number),
             true => format!("{what}{}b", self.number),
         };
@@ -290,8 +295,7 @@ impl Walk {
         }
         self.shape[2] = rows;
         let macs = self.shape.iter().product::<i64>() * shape[1..].iter().product::<i64>();
-        let geometry =
-            ConvGeometry { stride: *stride, padding: *padding, groups: local_groups };
+        let geometry = ConvGeometry { stride: *stride, padding: *padding, groups: local_groups };
         let input = if first { InputGradient::Unused } else { InputGradient::Needed };
         self.push("conv", Step::Conv { param, geometry, input }, macs);
         Ok(())
@@ -323,7 +327,10 @@ impl Walk {
             self.extent = Extent::Whole;
             (total, Placement::Whole)
         } else {
-            ensure!(total % columns == 0, "{name}: {total} outputs do not divide among {columns} devices");
+            ensure!(
+                total % columns == 0,
+                "{name}: {total} outputs do not divide among {columns} devices"
+            );
             self.extent = Extent::Column;
             let rows = total / columns;
             (rows, Placement::Rows { first: self.site.column * rows, rows, total })
@@ -416,7 +423,8 @@ mod tests {
     fn names_are_unique() {
         for name in super::super::arch::NAMES {
             for site in [Site::WHOLE, FIRST_OF_TWO] {
-                let mut names: Vec<_> = plan(name, 10, site).layers.into_iter().map(|l| l.name).collect();
+                let mut names: Vec<_> =
+                    plan(name, 10, site).layers.into_iter().map(|l| l.name).collect();
                 let num = names.len();
                 names.sort();
                 names.dedup();

@@ -74,14 +74,7 @@ impl Layer for Conv {
         };
         let (w, g) = self.operands()?;
         let (stride, padding) = ([g.stride; 2], [g.padding; 2]);
-        let y = nchw(&x)?.f_conv2d(
-            &w,
-            Some(&self.b.weight),
-            stride,
-            padding,
-            [1, 1],
-            g.groups,
-        )?;
+        let y = nchw(&x)?.f_conv2d(&w, Some(&self.b.weight), stride, padding, [1, 1], g.groups)?;
         self.x = (pass.mode == Mode::Train).then_some(x);
         nhwc(&y)
     }
@@ -128,9 +121,12 @@ impl Fold {
         // Negative numbers crop: pixels that no window reaches.
         let (below, right) = (rows * s - h - padding, columns * s - w - padding);
         let x = x.f_constant_pad_nd([0, 0, padding, right, padding, below])?;
-        Ok(x.f_view([n, rows, s, columns, s, c])?
-            .f_permute([0, 1, 3, 2, 4, 5])?
-            .f_reshape([n, rows, columns, s * s * c])?)
+        Ok(x.f_view([n, rows, s, columns, s, c])?.f_permute([0, 1, 3, 2, 4, 5])?.f_reshape([
+            n,
+            rows,
+            columns,
+            s * s * c,
+        ])?)
     }
 
     /// `[O, C, K, K]` to `[O, s * s * C, K', K']`, channels last, zeros where the square is larger.

@@ -89,8 +89,9 @@ impl Layer for MaxPool {
                 Ok(Some(dx))
             }
             Kept::Indices(x, indices) => {
-                let dx = dy.f_permute([0, 3, 1, 2])?.f_max_pool2d_with_indices_backward(
-                    &x,
+                // tch makes the schema's `self`, here the input, the receiver.
+                let dx = x.f_max_pool2d_with_indices_backward(
+                    &dy.f_permute([0, 3, 1, 2])?,
                     [self.rule.window as i64; 2],
                     [self.rule.stride as i64; 2],
                     [0, 0],

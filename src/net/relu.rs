@@ -30,6 +30,7 @@ impl Layer for Relu {
 
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let y = kept(&mut self.y, &self.name)?;
-        Ok(Some(dy.f_threshold_backward(&y, 0.0)?))
+        // tch makes the schema's `self`, here the output, the receiver.
+        Ok(Some(y.f_threshold_backward(&dy, 0.0)?))
     }
 }
