@@ -8,8 +8,8 @@ use alexnet_mgpu::cli::{BenchCommand, Cli, Command, TrainArgs};
 use alexnet_mgpu::config::Config;
 use alexnet_mgpu::exit::{Exit, exit_of};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
-use alexnet_mgpu::{session, torch_ext, verify};
-use anyhow::{Result, bail};
+use alexnet_mgpu::{inference, session, torch_ext, verify};
+use anyhow::Result;
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -32,9 +32,8 @@ fn run(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         Command::Train(args) => train(&args, screen, log),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench::step(&args).map(|()| Exit::Ok),
-        Command::Eval(_) | Command::Predict(_) => {
-            bail!("this command is not part of this version yet")
-        }
+        Command::Eval(args) => inference::eval(&args).map(|()| Exit::Ok),
+        Command::Predict(args) => inference::predict(&args).map(|()| Exit::Ok),
     }
 }
 

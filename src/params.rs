@@ -98,7 +98,6 @@ impl ParamSpec {
 
     /// The initial values, `shape` in fp64: a function of the seed, the name and the canonical index
     /// only, so that every placement starts from the same network.
-    #[must_use]
     pub fn initial(&self, seed: u64) -> Tensor {
         let values: Vec<f64> = match self.init {
             Init::Constant(value) => vec![value; self.numel()],
@@ -414,7 +413,6 @@ fn flat_as_stored(spec: &ParamSpec, value: &Tensor) -> Tensor {
 }
 
 /// A range of a flat tensor, as a view.
-#[must_use]
 pub fn narrow(flat: &Tensor, range: &Range<usize>) -> Tensor {
     flat.narrow(0, range.start as i64, range.len() as i64)
 }

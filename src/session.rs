@@ -18,8 +18,10 @@ use crate::feed::Feed;
 use crate::launch::{Place, World};
 use crate::metrics::{EvalReport, Metrics, Phase, PhaseTimes, StepReport};
 use crate::net::arch::Architecture;
+use crate::net::build::{Plan, Site};
 use crate::net::loss::Tally;
 use crate::params::ParamSpec;
+use crate::pretrained;
 use crate::progress::{LogFile, Progress, RunLength, Screen};
 use crate::run::{self, Handout};
 use crate::run_folder::RunFolder;
@@ -40,6 +42,8 @@ pub struct Session<'a> {
     /// Where to go on from, behind a lock: ranks copy their parts of it one at a time.
     resumed: Mutex<Option<Checkpoint>>,
     start: u64,
+    /// Weights of another network to start from, behind a lock for the same reason.
+    pretrained: Mutex<Option<Tensors>>,
     /// The loader of the evaluation under way, with the step it was made for.
     evaluation: Mutex<Option<(u64, Handout)>>,
     /// The parts of a checkpoint that other columns have laid down.
@@ -118,6 +122,7 @@ impl<'a> Session<'a> {
             Progress::new(screen, length),
         )?;
         say_what_runs(config, &world, &feed, &folder);
+        let pretrained = config.net.init.as_deref().map(|path| read_pretrained(path, &arch));
         Ok(Self {
             config,
             world,
@@ -129,6 +134,7 @@ impl<'a> Session<'a> {
             length,
             start: resumed.as_ref().map_or(0, |c| c.state.step),
             resumed: Mutex::new(resumed),
+            pretrained: Mutex::new(pretrained.transpose()?),
             evaluation: Mutex::new(None),
             assembly: Mutex::new(Vec::new()),
         })
@@ -138,6 +144,13 @@ impl<'a> Session<'a> {
     fn rank(&self, place: Place, batches: &Handout) -> Result<Option<Tally>> {
         let batches = batches.take(&place)?;
         let mut worker = run::worker(self.config, &self.arch, &self.world, place)?;
+        if let Some(weights) = &*self.pretrained.lock().unwrap_or_else(PoisonError::into_inner) {
+            let seed = self.config.train.seed;
+            worker.net.arena.load(|spec| match weights.contains_key(&spec.name) {
+                true => canonical::part(weights, &spec.name, spec),
+                false => Ok(spec.initial(seed)),
+            })?;
+        }
         let schedule = schedule(self.config, self.length);
         let mut at = Progressing { schedule, best_top1: None, tally: None };
         if let Some(checkpoint) = &*self.resumed.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -305,6 +318,12 @@ fn open_folder(config: &Config, arch: &Architecture) -> Result<(Option<Checkpoin
         _ => RunFolder::create(&dir, &toml)?,
     };
     Ok((resumed, folder))
+}
+
+fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Tensors> {
+    let read = pretrained::read(path, &Plan::new(arch, Site::WHOLE)?.params)?;
+    tracing::info!("{}: {}", path.display(), read.describe());
+    Ok(read.weights)
 }
 
 fn restore(checkpoint: &Checkpoint, worker: &mut Worker, at: &mut Progressing) -> Result<()> {

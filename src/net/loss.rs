@@ -110,7 +110,6 @@ impl Tally {
     }
 
     /// The tally as `[4]` doubles, the form in which ranks add theirs up.
-    #[must_use]
     pub fn to_tensor(&self, device: Device) -> Tensor {
         let values = [self.num_images, self.num_top1, self.num_top5, self.loss_sum];
         Tensor::from_slice(&values).to_device(device)

@@ -1,0 +1,185 @@
+//! Using a trained model: `eval` over a test split, `predict` over single images.
+//!
+//! Both read the recipe from the checkpoint, so that images are prepared as they were in training.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use tch::Tensor;
+
+use crate::canonical;
+use crate::checkpoint::{self, Checkpoint};
+use crate::cli::{EvalArgs, PredictArgs, Views as ViewsArg};
+use crate::config::{Config, Gpus, Mode, Override};
+use crate::data::{Geometry, Views, load_views};
+use crate::feed::{self, Feed};
+use crate::launch::{Place, World};
+use crate::net::arch::Architecture;
+use crate::net::loss;
+use crate::run::{self, Handout};
+use crate::train::Worker;
+
+/// A checkpoint with the recipe it was trained with.
+struct Model {
+    config: Config,
+    arch: Architecture,
+    checkpoint: Checkpoint,
+}
+
+impl Model {
+    fn load(path: &Path) -> Result<Self> {
+        let checkpoint = checkpoint::load(path)?;
+        let name = path.display().to_string();
+        let none: Vec<Override> = Vec::new();
+        let config = Config::from_toml(&name, &checkpoint.state.config, none)?;
+        let arch = run::architecture(&config, checkpoint.state.classes.len())?;
+        Ok(Self { config, arch, checkpoint })
+    }
+
+    /// One rank's worker with the checkpoint's weights.
+    fn worker(&self, world: &World, place: Place) -> Result<Worker> {
+        let mut worker = run::worker(&self.config, &self.arch, world, place)?;
+        let weights = &self.checkpoint.weights;
+        worker.net.arena.load(|spec| canonical::part(weights, &spec.name, spec))?;
+        Ok(worker)
+    }
+}
+
+fn views(views: ViewsArg) -> Views {
+    match views {
+        ViewsArg::Centre => Views::Centre,
+        ViewsArg::Ten => Views::Ten,
+    }
+}
+
+/// Evaluates a model on every image of a test split once, and prints the result.
+///
+/// # Errors
+/// If the model or the images cannot be read, or a device is missing.
+#[allow(clippy::print_stdout, reason = "the result of the command")]
+pub fn eval(args: &EvalArgs) -> Result<()> {
+    let mut model = Model::load(&args.path)?;
+    let config = &mut model.config;
+    config.devices.gpus = args.gpus.clone();
+    config.devices.device = args.device;
+    // Replicas share the images however the model was trained.
+    config.devices.mode = Mode::DataParallel;
+    if let Some(path) = &args.data {
+        config.data.path.clone_from(path);
+    }
+    if let Some(batch) = args.batch_size {
+        config.train.batch_size = batch;
+    }
+    if let Some(precision) = args.precision {
+        config.train.precision = precision;
+    }
+    let views = views(args.views);
+    let world = run::world(&model.config)?;
+    let feed = Feed::open(&model.config, model.arch.input as usize)?;
+    let expected = &model.checkpoint.state.classes;
+    ensure!(
+        feed.train.classes() == expected,
+        "the model's classes ({}) are not those of the images ({}); name its own data with --data",
+        expected.join(", "),
+        feed.train.classes().join(", ")
+    );
+    let loader = feed.test(&model.config, world.topology, views, &world.cancel)?;
+    let handout = Handout::new(loader);
+    // Tensors are not shared between threads: ranks read the weights one at a time.
+    let model = std::sync::Mutex::new(model);
+    let tallies = world.run(|place| {
+        let batches = handout.take(&place)?;
+        let mut worker = {
+            let model = model.lock().map_err(|_| anyhow::anyhow!("another rank panicked"))?;
+            model.worker(&world, place)?
+        };
+        worker.evaluate(&batches, views.num())
+    })?;
+    let tally = tallies.first().context("there is always a first rank")?;
+    let (top1, top5) = (tally.top1(), tally.top5());
+    if args.json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "top1": top1, "top5": top5, "loss": tally.loss(),
+                "num_images": tally.num_images as u64, "views": views.num(),
+            })
+        );
+    } else {
+        println!(
+            "{} images, {} view(s): top-1 {:.2} % (error {:.2} %), top-5 {:.2} %, loss {:.4}",
+            tally.num_images as u64,
+            views.num(),
+            100.0 * top1,
+            100.0 - 100.0 * top1,
+            100.0 * top5,
+            tally.loss()
+        );
+    }
+    Ok(())
+}
+
+/// Prints the most probable classes of images.
+///
+/// # Errors
+/// If the model or an image cannot be read.
+#[allow(clippy::print_stdout, reason = "the result of the command")]
+pub fn predict(args: &PredictArgs) -> Result<()> {
+    let mut model = Model::load(&args.model)?;
+    model.config.devices.gpus = Gpus::default();
+    model.config.devices.mode = Mode::Single;
+    model.config.devices.device = args.device;
+    let views = views(args.views);
+    let world = run::world(&model.config)?;
+    let classes = model.checkpoint.state.classes.clone();
+    let model = std::sync::Mutex::new(model);
+    let lines = world.run(|place| {
+        let model = model.lock().map_err(|_| anyhow::anyhow!("another rank panicked"))?;
+        let mut worker = model.worker(&world, place)?;
+        args.images
+            .iter()
+            .map(|path| {
+                let p = probabilities(&model, &mut worker, path, views)?;
+                Ok(describe(path, &p, &classes, args))
+            })
+            .collect::<Result<Vec<_>>>()
+    })?;
+    lines.into_iter().flatten().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+/// The class probabilities of one image.
+fn probabilities(
+    model: &Model,
+    worker: &mut Worker,
+    path: &Path,
+    views: Views,
+) -> Result<Vec<f64>> {
+    let data = &model.config.data;
+    let side = if data.crop == 0 { model.arch.input as u32 } else { data.crop as u32 };
+    let pad = if views == Views::Ten { data.pad as u32 } else { 0 };
+    let geometry = Geometry { resize: data.resize as u32, pad, crop: side };
+    let floats = load_views(path, &geometry, &feed::normalisation(data), views)?;
+    let side = i64::from(side);
+    let x = Tensor::from_slice(&floats).f_view([-1, side, side, 3])?;
+    let kind = worker.net.arena.weights.kind();
+    let x = x.f_to_device(worker.place.device)?.f_to_kind(kind)?;
+    let p = loss::mean_probabilities(&worker.logits(x)?, views.num())?;
+    Ok(Vec::<f64>::try_from(p.f_view([-1])?.f_to_kind(tch::Kind::Double)?)?)
+}
+
+fn describe(path: &Path, p: &[f64], classes: &[String], args: &PredictArgs) -> String {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
+    order.truncate(args.top);
+    if args.json {
+        let top: Vec<_> = order
+            .iter()
+            .map(|&i| serde_json::json!({ "class": classes[i], "probability": p[i] }))
+            .collect();
+        return serde_json::json!({ "image": path.display().to_string(), "top": top }).to_string();
+    }
+    let top: Vec<_> =
+        order.iter().map(|&i| format!("  {:6.2} %  {}", 100.0 * p[i], classes[i])).collect();
+    format!("{}\n{}", path.display(), top.join("\n"))
+}
