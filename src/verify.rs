@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::canonical::Tensors;
 use crate::cli::VerifyArgs;
-use crate::config::{Config, DeviceChoice, Gpus, Mode, Precision};
+use crate::config::{Arch, Config, DeviceChoice, Gpus, Mode, Precision};
 use crate::data::{GeneratedSpec, generate};
 use crate::exit::Exit;
 use crate::run::weights_after;
@@ -21,18 +21,22 @@ pub fn differences(a: &Tensors, b: &Tensors) -> Vec<(String, f64)> {
     a.iter()
         .map(|(name, x)| {
             let scale = x.abs().max().double_value(&[]).max(f64::MIN_POSITIVE);
-            let far = b
-                .get(name)
-                .map_or(f64::INFINITY, |y| (x - y).abs().max().double_value(&[]) / scale);
-            (name.clone(), far)
+            let far = b.get(name).map(|y| (x - y).abs().max().double_value(&[]) / scale);
+            // A tensor that is missing, or not a number, agrees with nothing.
+            (name.clone(), far.filter(|far| far.is_finite()).unwrap_or(f64::INFINITY))
         })
         .collect()
 }
 
-/// A small run over generated images in `data`, with dropout and augmentation on.
+/// A small run of `arch` over generated images in `data`, with dropout and augmentation on.
 #[must_use]
-pub fn config(data: &std::path::Path) -> Config {
+pub fn config(arch: Arch, data: &std::path::Path) -> Config {
     let mut config = Config::default();
+    config.net.arch = arch;
+    if arch != Arch::Alexnet {
+        // Only the paper's initial weights are made for pixels of 0 to 255.
+        config.data.std = [64.0; 3];
+    }
     config.net.classes = 10;
     config.data.path = data.display().to_string();
     config.data.workers = 1;
@@ -53,8 +57,7 @@ pub fn run(args: &VerifyArgs) -> Result<Exit> {
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("images");
     generate(&data, &GeneratedSpec { seed: 1, size: 64, num_train: 40, num_test: 10 })?;
-    let mut base = config(&data);
-    base.net.arch = args.arch;
+    let mut base = config(args.arch, &data);
     base.devices.device = args.device;
     let steps = args.steps as u64;
     let single = weights_after(&base, steps)?;

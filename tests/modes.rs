@@ -13,8 +13,7 @@ fn all_modes_agree(arch: Arch) {
     let data = dir.path().join("images");
     generate(&data, &GeneratedSpec { seed: 1, size: 64, num_train: 40, num_test: 10 })
         .expect("a writable folder");
-    let mut base = config(&data);
-    base.net.arch = arch;
+    let mut base = config(arch, &data);
     base.devices.device = DeviceChoice::Cpu;
     let single = weights_after(&base, NUM_STEPS).expect("training runs");
     for (mode, num_devices) in [
