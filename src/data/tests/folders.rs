@@ -44,7 +44,8 @@ fn a_folder_named_test_serves_as_well_as_val_and_names_may_be_in_any_script() {
 
 #[test]
 fn every_wrong_folder_has_its_own_message() {
-    let cases: [(&[(&str, &[u8])], Split, &str); 9] = [
+    type Case<'a> = (&'a [(&'a str, &'a [u8])], Split, &'a str);
+    let cases: [Case; 9] = [
         (&[], Split::Train, "the folder is empty"),
         (&[("a.jpg", X), ("b.jpg", X)], Split::Train, "has images directly in it (a.jpg, ...)"),
         (

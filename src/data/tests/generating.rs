@@ -35,7 +35,7 @@ fn a_generated_set_opens_as_an_image_folder_with_ten_balanced_classes() {
         assert!(source.classes().contains(&"grating-horizontal".to_string()));
         let mut counts = [0; 10];
         (0..len).for_each(|i| counts[source.label(i)] += 1);
-        assert!(counts.iter().all(|count| count.abs_diff(len / 10) <= 1), "{counts:?}");
+        assert!(counts.iter().all(|count: &usize| count.abs_diff(len / 10) <= 1), "{counts:?}");
     }
     let siblings = fs::read_dir(dir.parent().expect("it has one")).expect("a folder").count();
     assert_eq!(siblings, 1, "no scratch folder stays behind");

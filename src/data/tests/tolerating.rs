@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Plain, delivery, drain, eval, folder, jpeg, train};
-use crate::data::{DataError, Order, Source, Split, Views, open};
+use crate::data::{DataError, Order, Split, Views, open};
 
 const ALL: &[(usize, usize)] = &[(0, 4)];
 
@@ -31,7 +31,8 @@ fn a_bad_training_image_is_replaced_by_the_next_good_one_with_its_label() {
 
 #[test]
 fn one_bad_image_is_tolerated_in_a_small_set_but_not_two_and_none_if_none_is_allowed() {
-    let cases: [(fn(usize) -> bool, f64, bool); 4] = [
+    type Case = (fn(usize) -> bool, f64, bool);
+    let cases: [Case; 4] = [
         (|_| false, 0.0, true),
         (|index| index == 5, 0.0, false),
         (|index| index == 5, 0.01, true),
