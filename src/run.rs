@@ -1,7 +1,6 @@
-//! A training run: epochs of steps, evaluations and checkpoints, on every rank.
+//! What every command needs to put a network on its devices: the world, the architecture, the workers.
 //!
-//! Ranks follow the same sequence of steps and agree on everything by arithmetic, not by messages: the
-//! schedule is a function of the step and of tallies that all have, and [`Stop`] names the last step.
+//! Knows the configuration, and nothing of epochs, checkpoints or the command line.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -277,7 +277,7 @@ pub fn slice<T: Element>(tensor: &Tensor) -> &[T] {
 /// The elements of a contiguous CPU tensor, for writing.
 ///
 /// # Panics
-/// As [`slice`].
+/// As [`slice()`].
 #[must_use]
 pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
     assert_sliceable::<T>(tensor);

@@ -2,7 +2,7 @@
 //!
 //! One rule serves every architecture: *a layer needs the gathered input unless its groups align with
 //! the columns.* On one device no layer is gathered and groups stay groups; on two, each rank builds half
-//! of every layer's outputs, and a [`Gather`] stands where a layer sees both halves.
+//! of every layer's outputs, and a `Gather` stands where a layer sees both halves.
 
 use anyhow::{Result, bail, ensure};
 use tch::{Device, Kind};

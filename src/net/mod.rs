@@ -1,7 +1,7 @@
 //! A network as a list of layers, each with an explicit forward and backward pass.
 //!
 //! AlexNet is a chain, so backward is the list read from its end; and because no tape is recorded, a
-//! layer may also talk to other ranks ([`gather`]). Activations are channels last, `[N, H, W, C]`, or
+//! layer may also talk to other ranks (`gather`). Activations are channels last, `[N, H, W, C]`, or
 //! `[N, C]` once flattened. The module knows neither data sets nor configuration files.
 
 pub mod arch;
