@@ -7,8 +7,9 @@ use alexnet_mgpu::checkpoint;
 use alexnet_mgpu::cli::{BenchCommand, Cli, Command, TrainArgs};
 use alexnet_mgpu::config::Config;
 use alexnet_mgpu::exit::{Exit, exit_of};
+use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
-use alexnet_mgpu::{inference, session, torch_ext, verify};
+use alexnet_mgpu::{inference, run, session, torch_ext, verify};
 use anyhow::Result;
 use clap::Parser;
 
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = cli.verbosity.level().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
     let result =
-        init_logging(level).and_then(|(screen, log)| run(cli.into_command(), &screen, &log));
+        init_logging(level).and_then(|(screen, log)| execute(cli.into_command(), &screen, &log));
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
+fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
     match command {
         Command::Train(args) => train(&args, screen, log),
         Command::Verify(args) => verify::run(&args),
@@ -50,6 +51,10 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
             "no --config and no --data: training the built-in recipe, configs/demo.toml"
         );
     }
+    if args.dry_run {
+        describe(&config)?;
+        return Ok(Exit::Ok);
+    }
     let outcome = session::train(&config, screen, log)?;
     if outcome.exit == Exit::Ok {
         if let Some(tally) = outcome.tally {
@@ -62,4 +67,22 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
         tracing::info!("everything of this run lies in {}", outcome.folder.display());
     }
     Ok(outcome.exit)
+}
+
+/// Prints the resolved configuration and the network it makes, for `--dry-run`.
+#[allow(clippy::print_stdout, reason = "the result of the command")]
+fn describe(config: &Config) -> Result<()> {
+    // Without images to count them in, ImageNet's number of classes.
+    let classes = if config.net.classes == 0 { 1000 } else { config.net.classes };
+    let plan = Plan::new(&run::architecture(config, classes)?, Site::WHOLE)?;
+    println!("{}", config.to_toml());
+    for layer in &plan.layers {
+        println!("# {:<10} {:?}", layer.name, layer.output);
+    }
+    println!(
+        "# {} parameters, {} multiplications an image, {classes} classes",
+        plan.num_params(),
+        plan.num_macs()
+    );
+    Ok(())
 }
