@@ -33,7 +33,7 @@ fn a_generated_set_opens_as_an_image_folder_with_ten_balanced_classes() {
         let source = open(&dir, split).expect("a good folder");
         assert_eq!((source.len(), source.classes().len()), (len, 10));
         assert!(source.classes().contains(&"grating-horizontal".to_string()));
-        let mut counts = [0; 10];
+        let mut counts = [0usize; 10];
         (0..len).for_each(|i| counts[source.label(i)] += 1);
         assert!(counts.iter().all(|count: &usize| count.abs_diff(len / 10) <= 1), "{counts:?}");
     }
