@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::canonical::Tensors;
+use crate::elements::bytes;
 use crate::schedule::PlateauState;
-use crate::torch_ext::bytes;
 
 /// The version of the layout this program writes and reads.
 const FORMAT: u32 = 1;

@@ -12,6 +12,7 @@ pub mod collective;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod elements;
 pub mod exit;
 pub mod feed;
 pub mod inference;

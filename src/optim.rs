@@ -11,9 +11,9 @@ use anyhow::{Result, bail};
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
+use crate::elements::{slice, slice_mut};
 use crate::kernels::update::{Adam, Momentum};
 use crate::params::{Arena, ParamKind, Run, narrow};
-use crate::torch_ext::{slice, slice_mut};
 
 /// The update rule and its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -116,8 +116,8 @@ impl Optimizer {
         copy: Option<&mut Tensor>,
         Rates { lr, decay, step }: Rates,
     ) where
-        W: crate::kernels::real::Wide + crate::torch_ext::Element,
-        G: crate::kernels::real::Real<Wide = W> + crate::torch_ext::Element,
+        W: crate::kernels::real::Wide + crate::elements::Element,
+        G: crate::kernels::real::Real<Wide = W> + crate::elements::Element,
     {
         let (w, g, copy) = (slice_mut::<W>(w), slice::<G>(g), copy.map(slice_mut::<bf16>));
         match (self.rule, state) {

@@ -10,7 +10,6 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use anyhow::{Result, bail, ensure};
-use half::bf16;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
@@ -221,90 +220,6 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, c_int::MAX);
     }
-}
-
-/// An element type whose tensors can be seen as a slice.
-pub trait Element: Copy {
-    /// The matching libtorch kind.
-    const KIND: Kind;
-}
-
-impl Element for f32 {
-    const KIND: Kind = Kind::Float;
-}
-
-impl Element for f64 {
-    const KIND: Kind = Kind::Double;
-}
-
-impl Element for bf16 {
-    const KIND: Kind = Kind::BFloat16;
-}
-
-impl Element for i64 {
-    const KIND: Kind = Kind::Int64;
-}
-
-impl Element for u8 {
-    const KIND: Kind = Kind::Uint8;
-}
-
-fn assert_sliceable<T: Element>(tensor: &Tensor) {
-    assert!(
-        tensor.device() == Device::Cpu && tensor.kind() == T::KIND && tensor.is_contiguous(),
-        "a contiguous CPU tensor of {:?} was expected, found {:?} on {:?}",
-        T::KIND,
-        tensor,
-        tensor.device(),
-    );
-}
-
-/// The elements of a contiguous CPU tensor.
-///
-/// # Panics
-/// If the tensor lives elsewhere, has another kind, or is not contiguous.
-#[must_use]
-pub fn slice<T: Element>(tensor: &Tensor) -> &[T] {
-    assert_sliceable::<T>(tensor);
-    if tensor.numel() == 0 {
-        return &[];
-    }
-    // SAFETY: the storage holds numel elements of this kind and lives as long as the borrow. Views of
-    // one storage are handed out per rank, whose thread does not write while it reads.
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), tensor.numel()) }
-}
-
-/// The elements of a contiguous CPU tensor, for writing.
-///
-/// # Panics
-/// As [`slice()`].
-#[must_use]
-pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
-    assert_sliceable::<T>(tensor);
-    if tensor.numel() == 0 {
-        return &mut [];
-    }
-    // SAFETY: as in `slice`; the exclusive borrow of this handle, and the rule that no other view of
-    // the range is held as a slice at the same time, make the access exclusive.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
-}
-
-/// The bytes of a contiguous CPU tensor, in memory order.
-///
-/// # Panics
-/// If the tensor lives elsewhere or is not contiguous.
-#[must_use]
-pub fn bytes(tensor: &Tensor) -> &[u8] {
-    assert!(
-        tensor.device() == Device::Cpu && tensor.is_contiguous(),
-        "{tensor:?} is not in memory"
-    );
-    let len = tensor.numel() * tensor.kind().elt_size_in_bytes();
-    if len == 0 {
-        return &[];
-    }
-    // SAFETY: the storage holds len initialised bytes and lives as long as the borrow.
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) }
 }
 
 #[cfg(test)]

@@ -1,16 +1,21 @@
 //! Collectives between threads of one process that lend each other their tensors.
 //!
-//! Every rank lays its tensor on the table, waits at the gate, reads its peers' tensors and waits again
-//! before it lets go of its own. Sums run in rank order on every rank, so all ranks get the same bits.
-//! Works on CPU and CUDA tensors; it needs no library and is the reference the others are tested against.
+//! Every rank lays its tensor on the table, waits at the gate and reads its peers' tensors, in place
+//! and without copies of its own. Nobody waits for the readers: that they have finished is known at
+//! the next gate, or at [`Collective::flush`]. Sums run in rank order on every rank, so all ranks get
+//! the same bits. Works on CPU and CUDA tensors; it needs no library and is the reference the others
+//! are tested against.
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::{Collective, Gate, PeerFailed};
+use crate::elements::{by_kind, slice, slice_mut};
+use crate::kernels::sum::sum_into;
 
 /// Where the ranks of one group meet. Clone it into each rank's thread, then [`Rendezvous::join`].
 #[derive(Clone)]
@@ -20,23 +25,27 @@ pub struct Rendezvous {
 
 struct Table {
     gate: Gate,
-    /// What each rank lends for the operation under way.
-    lent: Vec<Mutex<Option<Tensor>>>,
+    /// What each rank lends. Two sets, used in turns: a rank that is one operation ahead must not
+    /// take away what a slower one has not picked up yet. It cannot be two ahead.
+    lent: [Vec<Mutex<Option<Tensor>>>; 2],
 }
 
 impl Rendezvous {
     /// A meeting place for `size` ranks.
     #[must_use]
     pub fn new(size: usize) -> Self {
-        let lent = (0..size).map(|_| Mutex::new(None)).collect();
+        let lent = [(); 2].map(|()| (0..size).map(|_| Mutex::new(None)).collect());
         Self { table: Arc::new(Table { gate: Gate::new(size), lent }) }
     }
 
     /// This thread's end of the group.
     #[must_use]
     pub fn join(&self, rank: usize) -> InProcess {
-        assert!(rank < self.table.lent.len(), "rank {rank} of {}", self.table.lent.len());
-        InProcess { table: Arc::clone(&self.table), rank, sent: Cell::new(0) }
+        let size = self.table.lent[0].len();
+        assert!(rank < size, "rank {rank} of {size}");
+        let table = Arc::clone(&self.table);
+        let device = Cell::new(Device::Cpu);
+        InProcess { table, rank, size, num_operations: Cell::new(0), device, sent: Cell::new(0) }
     }
 
     /// Fails every operation of the group, now and later.
@@ -49,46 +58,81 @@ impl Rendezvous {
 pub struct InProcess {
     table: Arc<Table>,
     rank: usize,
+    size: usize,
+    num_operations: Cell<usize>,
+    /// Where the tensors of the last operation are.
+    device: Cell<Device>,
     sent: Cell<u64>,
 }
 
 impl InProcess {
-    /// Lends `x` to the peers while `read` looks at everybody's tensors, in rank order.
-    fn exchange<R>(&self, x: &Tensor, read: impl FnOnce(&[Tensor]) -> R) -> Result<R> {
-        synchronize(x);
-        *self.slot(self.rank) = Some(x.shallow_clone());
+    /// Lends `x` to the peers and borrows theirs, in rank order.
+    fn exchange(&self, x: &Tensor) -> Result<Vec<Tensor>> {
+        self.device.set(x.device());
+        synchronize(x.device());
+        let turn = self.num_operations.get() % 2;
+        self.num_operations.set(self.num_operations.get() + 1);
+        *self.slot(turn, self.rank) = Some(x.shallow_clone());
         self.table.gate.wait()?;
-        let mut lent = Vec::with_capacity(self.table.lent.len());
-        for rank in 0..self.table.lent.len() {
-            lent.push(self.slot(rank).as_ref().map(Tensor::shallow_clone).ok_or(PeerFailed)?);
+        (0..self.size)
+            .map(|rank| {
+                let lent = self.slot(turn, rank);
+                Ok(lent.as_ref().map(Tensor::shallow_clone).ok_or(PeerFailed)?)
+            })
+            .collect()
+    }
+
+    /// Waits until the peers have read what this rank lent.
+    fn settle(&self) -> Result<()> {
+        synchronize(self.device.get());
+        Ok(self.table.gate.wait()?)
+    }
+
+    fn slot(&self, turn: usize, rank: usize) -> MutexGuard<'_, Option<Tensor>> {
+        self.table.lent[turn][rank].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what a ring would send for an operation in which each rank passes on `bytes`.
+    fn count(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+    }
+
+    /// This rank's part of `len` elements cut into one part a rank; they differ by one at most.
+    fn part(&self, rank: usize, len: usize) -> Range<usize> {
+        rank * len / self.size..(rank + 1) * len / self.size
+    }
+
+    /// Adds the peers' elements `range` to `own`, which holds this rank's, in rank order.
+    fn add(&self, lent: &[Tensor], range: &Range<usize>, own: &mut Tensor) -> Result<()> {
+        let part = |x: &Tensor| narrow(&x.view(-1), range).to_device(own.device());
+        let before: Vec<_> = lent[..self.rank].iter().map(part).collect();
+        let after: Vec<_> = lent[self.rank + 1..].iter().map(part).collect();
+        if own.device() == Device::Cpu {
+            by_kind!(own.kind(), T => sum_into::<T>(
+                &before.iter().map(slice).collect::<Vec<_>>(),
+                slice_mut(own),
+                &after.iter().map(slice).collect::<Vec<_>>(),
+            ));
+        } else {
+            let mut sum = Tensor::zeros_like(own).to_kind(wide(own.kind()));
+            for x in before.iter().chain([&*own]).chain(&after) {
+                sum += x;
+            }
+            own.copy_(&sum);
         }
-        let result = read(&lent);
-        synchronize(x);
-        self.table.gate.wait()?;
-        // Only now may the owner write to its tensor again: everyone has read it.
-        self.slot(self.rank).take();
-        Ok(result)
-    }
-
-    fn slot(&self, rank: usize) -> std::sync::MutexGuard<'_, Option<Tensor>> {
-        self.table.lent[rank].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts what a ring would send for an operation in which each rank passes `parts` times `bytes`.
-    fn count(&self, bytes: usize, parts: usize) {
-        self.sent.set(self.sent.get() + (bytes * parts) as u64);
+        Ok(())
     }
 }
 
 /// Waits for the device, since a peer's thread cannot order itself after this thread's stream.
-fn synchronize(x: &Tensor) {
-    if let Device::Cuda(index) = x.device() {
+fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
         tch::Cuda::synchronize(index as i64);
     }
 }
 
-fn bytes(x: &Tensor) -> usize {
-    x.numel() * x.kind().elt_size_in_bytes()
+fn bytes(num_elements: usize, kind: Kind) -> usize {
+    num_elements * kind.elt_size_in_bytes()
 }
 
 /// The kind sums are accumulated in: bf16 has too few bits to add more than two numbers well.
@@ -96,18 +140,15 @@ fn wide(kind: Kind) -> Kind {
     if kind == Kind::BFloat16 { Kind::Float } else { kind }
 }
 
-/// The sum of equal-shaped tensors in rank order, on the device and in the kind of `like`.
-fn sum(parts: &[Tensor], like: &Tensor) -> Tensor {
-    let here = |x: &Tensor| x.to_device(like.device());
-    if let [first, second] = parts {
-        // One rounding, as below, without the detour through the wide kind.
-        return here(first) + here(second);
+fn narrow(flat: &Tensor, range: &Range<usize>) -> Tensor {
+    flat.narrow(0, range.start as i64, range.len() as i64)
+}
+
+/// Copies unless both are the same memory.
+fn copy(from: &Tensor, to: &mut Tensor) {
+    if from.data_ptr() != to.data_ptr() {
+        to.copy_(from);
     }
-    let mut total = like.zeros_like().to_kind(wide(like.kind()));
-    for part in parts {
-        total += here(part);
-    }
-    total.to_kind(like.kind())
 }
 
 impl Collective for InProcess {
@@ -116,70 +157,71 @@ impl Collective for InProcess {
     }
 
     fn size(&self) -> usize {
-        self.table.lent.len()
+        self.size
     }
 
     fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
-        self.count(2 * bytes(x) / self.size(), self.size() - 1);
-        let lent = x.shallow_clone();
-        let total = self.exchange(&lent, |all| sum(all, &lent))?;
-        x.copy_(&total);
-        Ok(())
+        let len = x.numel();
+        self.count(2 * bytes(len, x.kind()) * (self.size - 1) / self.size);
+        let flat = x.view(-1);
+        let lent = self.exchange(&flat)?;
+        // Peers read their own parts of `x` while this one changes: nobody reads what is written.
+        let own = self.part(self.rank, len);
+        self.add(&lent, &own, &mut narrow(&flat, &own))?;
+        self.settle()?;
+        for (rank, theirs) in lent.iter().enumerate() {
+            let part = self.part(rank, len);
+            copy(&narrow(theirs, &part), &mut narrow(&flat, &part));
+        }
+        self.settle()
     }
 
     fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
+        let len = shard.numel();
         ensure!(
-            out.numel() == shard.numel() * self.size(),
-            "all-gather of {} elements from {} ranks into {}",
-            shard.numel(),
-            self.size(),
+            out.numel() == len * self.size,
+            "all-gather of {len} elements from {} ranks into {}",
+            self.size,
             out.numel()
         );
-        self.count(bytes(shard), self.size() - 1);
-        let (own, n) = (self.rank, shard.numel() as i64);
+        self.count(bytes(len, shard.kind()) * (self.size - 1));
         let out = out.view(-1);
-        self.exchange(shard, |all| {
-            for (rank, theirs) in all.iter().enumerate() {
-                let mut place = out.narrow(0, rank as i64 * n, n);
-                if rank != own || place.data_ptr() != theirs.data_ptr() {
-                    place.copy_(&theirs.view(-1));
-                }
-            }
-        })
+        for (rank, theirs) in self.exchange(&shard.view(-1))?.iter().enumerate() {
+            copy(theirs, &mut narrow(&out, &(rank * len..(rank + 1) * len)));
+        }
+        Ok(())
     }
 
     fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        let len = out.numel();
         ensure!(
-            x.numel() == out.numel() * self.size(),
-            "reduce-scatter of {} elements over {} ranks into {}",
+            x.numel() == len * self.size,
+            "reduce-scatter of {} elements over {} ranks into {len}",
             x.numel(),
-            self.size(),
-            out.numel()
+            self.size
         );
-        self.count(bytes(out), self.size() - 1);
-        let n = out.numel() as i64;
-        let first = self.rank as i64 * n;
-        let mut out = out.view(-1);
-        self.exchange(x, |all| {
-            let parts: Vec<_> = all.iter().map(|x| x.view(-1).narrow(0, first, n)).collect();
-            let total = sum(&parts, &out);
-            out.copy_(&total);
-        })
+        self.count(bytes(len, x.kind()) * (self.size - 1));
+        let own = self.rank * len..(self.rank + 1) * len;
+        let (flat, mut out) = (x.view(-1), out.view(-1));
+        let lent = self.exchange(&flat)?;
+        copy(&narrow(&flat, &own), &mut out);
+        self.add(&lent, &own, &mut out)
     }
 
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
         if self.rank == root {
-            self.count(bytes(x), self.size() - 1);
+            self.count(bytes(x.numel(), x.kind()) * (self.size - 1));
         }
-        let lent = x.shallow_clone();
-        self.exchange(&lent, |all| {
-            if self.rank != root {
-                x.copy_(&all[root]);
-            }
-        })
+        let lent = self.exchange(x)?;
+        copy(&lent[root], x);
+        self.settle()
     }
 
     fn flush(&self) -> Result<()> {
+        self.settle()?;
+        for turn in 0..2 {
+            self.slot(turn, self.rank).take();
+        }
         Ok(())
     }
 

@@ -17,7 +17,9 @@ pub use solo::Solo;
 
 /// One rank's end of a group. Shapes are per rank; `size` is the number of ranks in the group.
 ///
-/// Every operation is an error once a peer has failed, instead of a wait without end.
+/// Every operation is an error once a peer has failed, instead of a wait without end. Peers may go on
+/// reading what was passed in until the next operation of the group, or [`Collective::flush`]: until
+/// then only what an operation has filled may be written to.
 pub trait Collective {
     /// This rank's position in the group.
     fn rank(&self) -> usize;
@@ -53,7 +55,7 @@ pub trait Collective {
     /// If a peer has failed.
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()>;
 
-    /// Waits until everything issued so far has arrived.
+    /// Waits until everything issued so far has arrived, here and at the peers.
     ///
     /// # Errors
     /// If a peer has failed.

@@ -1,4 +1,4 @@
-//! The CPU kernels of the layers libtorch runs slowly, on plain slices in channels-last order.
+//! The CPU kernels of what libtorch does slowly, on plain slices in channels-last order.
 //!
 //! Each kernel reads its inputs once, writes its outputs once and keeps whatever lies between in a
 //! cache-sized scratch. Rows are shared among the threads of the current rayon pool, and no result
@@ -12,4 +12,5 @@ pub mod pool;
 pub mod real;
 pub mod relu_lrn_pool;
 mod simd;
+pub mod sum;
 pub mod update;

@@ -8,9 +8,9 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::{Layer, Mode, Pass, by_kind};
+use super::{Layer, Mode, Pass};
+use crate::elements::{by_kind, slice, slice_mut};
 use crate::kernels::dropout::Dropout as Rule;
-use crate::torch_ext::{slice, slice_mut};
 
 /// A dropout layer over `[N, units]`.
 pub(super) struct Dropout {

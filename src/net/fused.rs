@@ -7,9 +7,9 @@ use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::pool::{map_of, size_of};
-use super::{Layer, Mode, Pass, by_kind, kept};
+use super::{Layer, Mode, Pass, kept};
+use crate::elements::{by_kind, slice, slice_mut};
 use crate::kernels::relu_lrn_pool::ReluLrnPool as Rule;
-use crate::torch_ext::{slice, slice_mut};
 
 /// `[N, H, W, C]` before the ReLU to `[N, H', W', C]` after the pooling.
 pub(super) struct ReluLrnPool {

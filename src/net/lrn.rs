@@ -3,9 +3,9 @@
 use anyhow::Result;
 use tch::{Device, Tensor};
 
-use super::{Layer, Mode, Pass, by_kind, kept};
+use super::{Layer, Mode, Pass, kept};
+use crate::elements::{by_kind, slice, slice_mut};
 use crate::kernels;
-use crate::torch_ext::{slice, slice_mut};
 
 /// An LRN layer over `[N, H, W, C]`; the window never crosses one of the `groups` of channels.
 pub(super) struct Lrn {

@@ -28,28 +28,6 @@ use crate::random::Key;
 
 pub use gather::GatherGradient;
 
-/// Calls a kernel with the element type of a tensor's kind.
-macro_rules! by_kind {
-    ($kind:expr, $T:ident => $call:expr) => {
-        match $kind {
-            tch::Kind::Float => {
-                type $T = f32;
-                $call
-            }
-            tch::Kind::Double => {
-                type $T = f64;
-                $call
-            }
-            tch::Kind::BFloat16 => {
-                type $T = half::bf16;
-                $call
-            }
-            other => anyhow::bail!("no kernel for elements of kind {other:?}"),
-        }
-    };
-}
-pub(crate) use by_kind;
-
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -179,3 +157,6 @@ impl Net {
         Ok(outputs)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::{Layer, Mode, Pass, by_kind, kept};
+use super::{Layer, Mode, Pass, kept};
+use crate::elements::{by_kind, slice, slice_mut};
 use crate::kernels::pool::{Map, MaxPool as Rule};
-use crate::torch_ext::{slice, slice_mut};
 
 /// A max-pooling layer, `[N, H, W, C]` to `[N, H', W', C]`, without padding.
 pub(super) struct MaxPool {

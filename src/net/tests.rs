@@ -1,0 +1,326 @@
+//! Every layer's backward pass against two independent answers, in fp64: libtorch's autograd on the same
+//! function written with its operations, and finite differences of the layer's own forward pass.
+
+use tch::{Device, Kind, Tensor};
+
+use super::conv::Conv;
+use super::dropout::Dropout;
+use super::flatten::Flatten;
+use super::fused::ReluLrnPool;
+use super::gather::Gather;
+use super::linear::Linear;
+use super::lrn::Lrn;
+use super::pool::MaxPool;
+use super::relu::Relu;
+use super::{GatherGradient, Layer, Mode, Pass};
+use crate::collective::{Collective, Rendezvous, Solo};
+use crate::kernels;
+use crate::params::{Arena, Init, Layout, Param, ParamKind, ParamSpec, Placement, Sharing};
+use crate::random::{Key, Purpose};
+use crate::torch_ext::{ConvGeometry, InputGradient};
+
+const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
+const POOL: kernels::pool::MaxPool = kernels::pool::MaxPool { window: 3, stride: 2 };
+/// Strong enough for the window to matter with inputs near one.
+const NORM: kernels::lrn::Lrn = kernels::lrn::Lrn { size: 5, alpha: 0.1, beta: 0.75, k: 2.0 };
+
+fn pass(columns: &dyn Collective) -> Pass<'_> {
+    Pass { mode: Mode::Train, dropout: Key::new(1, Purpose::Dropout), first: 3, columns }
+}
+
+/// Numbers all of different size, with room between them for a finite difference: no ties, no kinks.
+fn input(shape: &[i64], stream: u64) -> Tensor {
+    let num = shape.iter().product::<i64>();
+    let key = Key::new(stream, Purpose::Init);
+    let mut order: Vec<i64> = (0..num).collect();
+    order.sort_by_key(|&i| key.bits(i as u64));
+    let spread = Tensor::from_slice(&order).to_kind(Kind::Double) + 0.5;
+    ((spread / num as f64 - 0.5) * 4.0).view(shape)
+}
+
+/// A weight and a bias in an arena of their own, with the values that `input` gives.
+fn parameters(shape: &[i64]) -> (Param, Param) {
+    let spec = |name: &str, shape: &[i64], layout| ParamSpec {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+        kind: ParamKind::Weight,
+        init: Init::Constant(0.0),
+        placement: Placement::Whole,
+        layout,
+    };
+    let layout = if shape.len() == 4 { Layout::ChannelsLast } else { Layout::RowMajor };
+    let specs = vec![spec("w", shape, layout), spec("b", &shape[..1], Layout::RowMajor)];
+    let sharing = Sharing { rank: 0, size: 1, bucket_bytes: usize::MAX };
+    let mut arena = Arena::new(specs, Kind::Double, Device::Cpu, sharing);
+    arena.load(|spec| Ok(input(&spec.shape, spec.shape.len() as u64))).expect("shapes agree");
+    (arena.param(0), arena.param(1))
+}
+
+/// Handles on the same memory, to look at what a layer that owns the others does to it.
+fn share(param: &Param) -> Param {
+    let (weight, grad) = (param.weight.shallow_clone(), param.grad.shallow_clone());
+    Param { weight, grad, range: param.range.clone() }
+}
+
+fn nchw(x: &Tensor) -> Tensor {
+    x.permute([0, 3, 1, 2])
+}
+
+fn nhwc(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1])
+}
+
+#[track_caller]
+fn assert_close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(got.size(), expected.size(), "{what}");
+    let far = (got - expected).abs().max().double_value(&[]);
+    let scale = expected.abs().max().double_value(&[]);
+    assert!(scale > 1e-3, "{what}: a gradient of nothing proves nothing");
+    assert!(far <= tolerance * scale, "{what}: off by {far:e} of {scale:e}");
+}
+
+/// The sum of the layer's output weighted by `dy`.
+fn weighted(layer: &mut dyn Layer, x: &Tensor, dy: &Tensor) -> f64 {
+    let y = layer.forward(x.copy(), &pass(&Solo)).expect("shapes agree");
+    (y * dy).sum(Kind::Double).double_value(&[])
+}
+
+/// `d weighted / d at`, by differences, at some of the elements of `at`, which `forward` reads.
+fn differences(at: &mut Tensor, mut value: impl FnMut() -> f64) -> Vec<(i64, f64)> {
+    const STEP: f64 = 1e-5;
+    let (key, num) = (Key::new(9, Purpose::Init), at.numel() as u64);
+    let elements: Vec<i64> = (0..12).map(|i| key.below(i, num) as i64).collect();
+    let mut shifted = |element: i64, by: f64| {
+        let index = unravel(element, &at.size());
+        let old = at.double_value(&index);
+        set(at, &index, old + by);
+        let value = value();
+        set(at, &index, old);
+        value
+    };
+    let slope = |element| {
+        let rise = shifted(element, STEP) - shifted(element, -STEP);
+        (element, rise / (2.0 * STEP))
+    };
+    elements.into_iter().map(slope).collect()
+}
+
+fn unravel(element: i64, shape: &[i64]) -> Vec<i64> {
+    let mut rest = element;
+    let mut index: Vec<i64> = shape
+        .iter()
+        .rev()
+        .map(|&size| {
+            let at = rest % size;
+            rest /= size;
+            at
+        })
+        .collect();
+    index.reverse();
+    index
+}
+
+fn set(x: &Tensor, index: &[i64], value: f64) {
+    let element = index.iter().fold(x.shallow_clone(), |x, &i| x.select(0, i));
+    let _ = element.shallow_clone().fill_(value);
+}
+
+#[track_caller]
+fn assert_slopes(what: &str, gradient: &Tensor, slopes: &[(i64, f64)]) {
+    let scale = gradient.abs().max().double_value(&[]);
+    for &(element, slope) in slopes {
+        let got = gradient.double_value(&unravel(element, &gradient.size()));
+        let far = (got - slope).abs();
+        assert!(far < 1e-7 * scale.max(1.0), "{what}, element {element}: {got}, not {slope}");
+    }
+}
+
+/// Holds `layer` against autograd of `reference(x, parameters)` and against finite differences.
+fn check(
+    mut layer: impl Layer,
+    shape: &[i64],
+    params: &[Param],
+    reference: impl Fn(&Tensor, &[Tensor]) -> Tensor,
+) {
+    let mut x = input(shape, 11);
+    let leaf = |t: &Tensor| t.copy().set_requires_grad(true);
+    let (x_leaf, leaves) = (leaf(&x), params.iter().map(|p| leaf(&p.weight)).collect::<Vec<_>>());
+    let expected = reference(&x_leaf, &leaves);
+
+    let y = layer.forward(x.copy(), &pass(&Solo)).expect("shapes agree");
+    assert_close("forward", &y, &expected.detach(), 1e-12);
+    let dy = input(&y.size(), 12);
+    let dx = layer.backward(dy.copy(), &pass(&Solo)).expect("after a forward");
+    (&expected * &dy).sum(Kind::Double).backward();
+    if let Some(dx) = &dx {
+        assert_close("dx", dx, &x_leaf.grad(), 1e-12);
+    }
+    for (param, leaf) in params.iter().zip(&leaves) {
+        assert_close("a parameter's gradient", &param.grad, &leaf.grad(), 1e-12);
+    }
+
+    if let Some(dx) = dx {
+        let seen = x.shallow_clone();
+        assert_slopes("dx", &dx, &differences(&mut x, || weighted(&mut layer, &seen, &dy)));
+    }
+    for param in params {
+        let gradient = param.grad.copy();
+        let mut weight = param.weight.shallow_clone();
+        let slopes = differences(&mut weight, || weighted(&mut layer, &x, &dy));
+        assert_slopes("a parameter's gradient", &gradient, &slopes);
+    }
+}
+
+fn check_conv(shape: &[i64], filters: [i64; 4], geometry: ConvGeometry, gradient: InputGradient) {
+    let (w, b) = parameters(&filters);
+    let layer = Conv::new("conv".into(), share(&w), share(&b), geometry, gradient);
+    check(layer, shape, &[w, b], |x, params| {
+        let (stride, padding) = ([geometry.stride; 2], [geometry.padding; 2]);
+        let groups = geometry.groups;
+        nhwc(&nchw(x).conv2d(&params[0], Some(&params[1]), stride, padding, [1, 1], groups))
+    });
+}
+
+#[test]
+fn a_convolution() {
+    let geometry = ConvGeometry { stride: 1, padding: 2, groups: 2 };
+    check_conv(&[2, 7, 6, 4], [6, 2, 5, 5], geometry, InputGradient::Needed);
+    let geometry = ConvGeometry { stride: 2, padding: 1, groups: 1 };
+    check_conv(&[2, 9, 9, 3], [4, 3, 3, 3], geometry, InputGradient::Needed);
+}
+
+#[test]
+fn the_first_convolution_on_its_folded_input() {
+    for (side, padding) in [(31, 0), (28, 2), (33, 1)] {
+        let geometry = ConvGeometry { stride: 4, padding, groups: 1 };
+        check_conv(&[2, side, side, 3], [5, 3, 11, 11], geometry, InputGradient::Unused);
+    }
+}
+
+#[test]
+fn a_fully_connected_layer() {
+    let (w, b) = parameters(&[7, 10]);
+    let layer = Linear::new("fc".into(), share(&w), share(&b));
+    check(layer, &[4, 10], &[w, b], |x, params| x.linear(&params[0], Some(&params[1])));
+}
+
+#[test]
+fn relu() {
+    check(Relu::new("relu".into()), &[3, 4, 4, 5], &[], |x, _| x.relu());
+}
+
+/// LRN by its formula (paper §3.3), channel by channel.
+fn normalised(x: &Tensor, groups: i64) -> Tensor {
+    let channels = x.size()[3];
+    let group = channels / groups;
+    let half = (NORM.size / 2) as i64;
+    let outputs: Vec<_> = (0..channels)
+        .map(|c| {
+            let first = c / group * group;
+            let (from, to) = ((c - half).max(first), (c + half + 1).min(first + group));
+            let sum = x.narrow(3, from, to - from).square().sum_dim_intlist(
+                &[3i64][..],
+                true,
+                Kind::Double,
+            );
+            x.narrow(3, c, 1) * (sum * NORM.alpha + NORM.k).pow_tensor_scalar(-NORM.beta)
+        })
+        .collect();
+    Tensor::cat(&outputs, 3)
+}
+
+fn pooled(x: &Tensor) -> Tensor {
+    nhwc(&nchw(x).max_pool2d([3, 3], [2, 2], [0, 0], [1, 1], false))
+}
+
+#[test]
+fn local_response_normalisation() {
+    for groups in [1, 2] {
+        let layer = Lrn::new("norm".into(), NORM, groups);
+        check(layer, &[2, 3, 3, 14], &[], |x, _| normalised(x, groups as i64));
+    }
+}
+
+#[test]
+fn overlapping_pooling() {
+    check(MaxPool::new("pool".into(), POOL), &[2, 7, 8, 18], &[], |x, _| pooled(x));
+}
+
+#[test]
+fn relu_normalisation_and_pooling_fused() {
+    for lrn in [Some(NORM), None] {
+        let rule = kernels::relu_lrn_pool::ReluLrnPool { lrn, groups: 2, pool: POOL };
+        let layer = ReluLrnPool::new("relu+norm+pool".into(), rule);
+        check(layer, &[2, 7, 7, 18], &[], |x, _| {
+            let x = x.relu();
+            pooled(&if lrn.is_some() { normalised(&x, 2) } else { x })
+        });
+    }
+}
+
+#[test]
+fn flattening_puts_channels_before_rows_as_checkpoints_do() {
+    check(Flatten::new("flatten".into()), &[2, 3, 4, 5], &[], |x, _| nchw(x).reshape([2, -1]));
+}
+
+#[test]
+fn dropout() {
+    // The mask is the layer's own: what it makes of ones.
+    let layer = || Dropout::new("drop".into(), 0.4, 5);
+    let mask = layer().forward(Tensor::ones([6, 30], OPTIONS), &pass(&Solo)).expect("two dims");
+    let kept = mask.gt(0.0).sum(Kind::Int64).int64_value(&[]);
+    assert!((70..146).contains(&kept), "{kept} of 180 units kept at a rate of 0.4");
+    check(layer(), &[6, 30], &[], |x, _| x * &mask);
+}
+
+/// What both columns get back from a gather whose output rank `r` uses as `y * dys[r]`.
+fn gathered(gradient: GatherGradient, xs: &[Tensor], dys: &[Tensor]) -> Vec<(Tensor, Tensor)> {
+    let columns = Rendezvous::new(xs.len());
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0..xs.len())
+            .map(|rank| {
+                let (x, dy) = (xs[rank].copy(), dys[rank].copy());
+                let columns = columns.clone();
+                scope.spawn(move || {
+                    let columns = columns.join(rank);
+                    let mut layer = Gather::new("gather".into(), gradient);
+                    let y = layer.forward(x, &pass(&columns)).expect("both ranks take part");
+                    let dx = layer.backward(dy, &pass(&columns)).expect("after a forward");
+                    columns.flush().expect("nobody failed");
+                    (y, dx.expect("a gradient for the column"))
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn a_gather_hands_each_column_the_gradient_of_what_all_ranks_made_of_it() {
+    let shape = [3, 4, 4, 6];
+    let leaves = [21, 22].map(|stream| input(&shape, stream).set_requires_grad(true));
+    let whole = Tensor::cat(&leaves, 3);
+    let dys = [23, 24].map(|stream| input(&whole.size(), stream));
+    let xs = leaves.each_ref().map(Tensor::detach);
+    // Each rank computes some outputs: the loss is the sum of what both make of the whole.
+    (&whole * &dys[0] + &whole * &dys[1]).sum(Kind::Double).backward();
+    let got = gathered(GatherGradient::Partial, &xs, &dys);
+    for ((y, dx), leaf) in got.iter().zip(&leaves) {
+        assert_close("forward", y, &whole.detach(), 0.0);
+        assert_close("dx", dx, &leaf.grad(), 1e-15);
+    }
+}
+
+#[test]
+fn a_gather_before_replicated_outputs_counts_the_gradient_once() {
+    let leaves = [31, 32].map(|stream| input(&[4, 5], stream).set_requires_grad(true));
+    let whole = Tensor::cat(&leaves, 1);
+    let dy = input(&whole.size(), 33);
+    let xs = leaves.each_ref().map(Tensor::detach);
+    // Every rank computes all outputs of the same loss.
+    (&whole * &dy).sum(Kind::Double).backward();
+    let got = gathered(GatherGradient::Replicated, &xs, &[dy.copy(), dy]);
+    for ((_, dx), leaf) in got.iter().zip(&leaves) {
+        assert_close("dx", dx, &leaf.grad(), 0.0);
+    }
+}
