@@ -5,7 +5,7 @@
 //! module does not know what was computed before the pooling.
 
 use super::real::{Real, Wide};
-use super::simd::{self, Kernel, LANES, block};
+use super::simd::{self, Kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -81,8 +81,9 @@ impl MaxPool {
         let images = x.par_chunks(map.image().max(1));
         let outputs = y.par_chunks_mut(output.image().max(1));
         let argmaxes = argmax.par_chunks_mut(output.image().max(1));
-        images.zip(outputs.zip(argmaxes)).for_each(|(x, (y, argmax))| {
-            simd::run(Forward { pool: self, x, y, argmax, map, output });
+        let pixel = || vec![T::Wide::ZERO; map.channels];
+        images.zip(outputs.zip(argmaxes)).for_each_init(pixel, |best, (x, (y, argmax))| {
+            simd::run(Forward { pool: self, x, y, argmax, best, map, output });
         });
     }
 
@@ -96,13 +97,10 @@ impl MaxPool {
         let images = dx.par_chunks_mut(map.image().max(1));
         let gradients = dy.par_chunks(output.image().max(1));
         let argmaxes = argmax.par_chunks(output.image().max(1));
-        images.zip(gradients.zip(argmaxes)).for_each(|(dx, (dy, argmax))| {
-            simd::run(Backward {
-                pool: self,
-                pooled: Pooled { dy, argmax, shape: output },
-                dx,
-                map,
-            });
+        let row = || vec![T::Wide::ZERO; map.row()];
+        images.zip(gradients.zip(argmaxes)).for_each_init(row, |row, (dx, (dy, argmax))| {
+            let pooled = Pooled { dy, argmax, shape: output };
+            simd::run(Backward { pool: self, pooled, dx, row });
         });
     }
 
@@ -116,56 +114,31 @@ impl MaxPool {
         output
     }
 
-    /// Pools the rows of one row of windows, each of whole pixels of `channels`.
+    /// Pools the rows of one row of windows, each of whole pixels of `channels`; `best` is scratch of
+    /// one pixel.
     #[inline(always)]
     pub(super) fn pool_row<'a, T: Real>(
         &self,
         rows: impl Fn(usize) -> &'a [T],
         y: &mut [T],
         argmax: &mut [u8],
-        channels: usize,
+        best: &mut [T::Wide],
     ) {
+        let channels = best.len();
         let outputs = y.chunks_exact_mut(channels).zip(argmax.chunks_exact_mut(channels));
         for (pixel, (y, argmax)) in outputs.enumerate() {
             let first = pixel * self.stride * channels;
-            let whole = channels / LANES * LANES;
-            for channel in (0..whole).step_by(LANES) {
-                let (best, position) = self.maximum::<T, LANES>(&rows, first + channel, channels);
-                y[channel..][..LANES].copy_from_slice(&best);
-                argmax[channel..][..LANES].copy_from_slice(&position);
+            let window = |position: usize| {
+                let column = position % self.window;
+                &rows(position / self.window)[first + column * channels..][..channels]
+            };
+            argmax.fill(0);
+            best.iter_mut().zip(window(0)).for_each(|(best, x)| *best = x.widen());
+            for position in 1..self.window * self.window {
+                take_larger(best, argmax, window(position), position as u8);
             }
-            for channel in whole..channels {
-                let (best, position) = self.maximum::<T, 1>(&rows, first + channel, channels);
-                y[channel] = best[0];
-                argmax[channel] = position[0];
-            }
+            narrow_into(best, y);
         }
-    }
-
-    /// The maxima of `L` channels over a window whose first element in its first row is `first`.
-    #[inline(always)]
-    fn maximum<'a, T: Real, const L: usize>(
-        &self,
-        rows: &impl Fn(usize) -> &'a [T],
-        first: usize,
-        channels: usize,
-    ) -> ([T; L], [u8; L]) {
-        let mut best = widen::<T, L>(rows(0), first);
-        let mut best_position = [0u32; L];
-        let mut position = 0;
-        for row in 0..self.window {
-            let row = rows(row);
-            for column in 0..self.window {
-                let candidate = widen::<T, L>(row, first + column * channels);
-                for lane in 0..L {
-                    let better = candidate[lane] > best[lane] || candidate[lane].is_nan();
-                    best[lane] = if better { candidate[lane] } else { best[lane] };
-                    best_position[lane] = if better { position } else { best_position[lane] };
-                }
-                position += 1;
-            }
-        }
-        (best.map(T::narrow), best_position.map(|position| position as u8))
     }
 
     /// The windows along one side, of `num_windows`, that hold `position`.
@@ -176,54 +149,58 @@ impl MaxPool {
         first.min(end)..end
     }
 
-    /// The gradient of row `y` of one image of the input.
+    /// The gradient of row `y` of one image of the input, in the wide type.
     #[inline(always)]
-    pub(super) fn gradient_row<T: Real>(&self, pooled: &Pooled<'_, T>, y: usize, dx: &mut [T]) {
-        let channels = pooled.shape.channels;
-        let window_rows = self.windows_over(y, pooled.shape.height);
-        for (x, dx) in dx.chunks_exact_mut(channels).enumerate() {
-            let window = (window_rows.clone(), self.windows_over(x, pooled.shape.width));
-            let whole = channels / LANES * LANES;
-            for channel in (0..whole).step_by(LANES) {
-                let gradient = self.gather::<T, LANES>(pooled, (y, x), &window, channel);
-                dx[channel..][..LANES].copy_from_slice(&gradient);
-            }
-            for (dx, channel) in dx[whole..].iter_mut().zip(whole..) {
-                [*dx] = self.gather::<T, 1>(pooled, (y, x), &window, channel);
-            }
-        }
-    }
-
-    /// The gradient of `L` channels of the pixel at (row, column), from the windows over it.
-    #[inline(always)]
-    fn gather<T: Real, const L: usize>(
+    pub(super) fn gradient_row<T: Real>(
         &self,
         pooled: &Pooled<'_, T>,
-        (y, x): (usize, usize),
-        (window_rows, window_columns): &(Range<usize>, Range<usize>),
-        channel: usize,
-    ) -> [T; L] {
-        let mut sum = [T::Wide::ZERO; L];
-        for row in window_rows.clone() {
-            for column in window_columns.clone() {
-                let position = (y - row * self.stride) * self.window + x - column * self.stride;
-                let first = (row * pooled.shape.width + column) * pooled.shape.channels + channel;
-                let dy = widen::<T, L>(pooled.dy, first);
-                let argmax: [u8; L] = *block(pooled.argmax, first);
-                for lane in 0..L {
-                    let hit = u32::from(argmax[lane]) == position as u32;
-                    sum[lane] = sum[lane] + if hit { dy[lane] } else { T::Wide::ZERO };
+        y: usize,
+        dx: &mut [T::Wide],
+    ) {
+        dx.fill(T::Wide::ZERO);
+        let Map { channels, height, .. } = pooled.shape;
+        let row = pooled.shape.row();
+        for window_row in self.windows_over(y, height) {
+            let first_position = (y - window_row * self.stride) * self.window;
+            let dy = pooled.dy[window_row * row..][..row].chunks_exact(channels);
+            let argmax = pooled.argmax[window_row * row..][..row].chunks_exact(channels);
+            for (window, (dy, argmax)) in dy.zip(argmax).enumerate() {
+                for column in 0..self.window {
+                    let position = (first_position + column) as u8;
+                    let dx = &mut dx[(window * self.stride + column) * channels..][..channels];
+                    add_where(dx, dy, argmax, position);
                 }
             }
         }
-        sum.map(T::narrow)
     }
 }
 
+// The loops over channels are functions of their own, and long: the compiler unrolls short ones and
+// then fails to find their vector form where types of three widths meet.
+
+/// Replaces `best` by `x`, and the position of the best by `position`, where `x` is larger or no number.
 #[inline(always)]
-fn widen<T: Real, const L: usize>(slice: &[T], first: usize) -> [T::Wide; L] {
-    let block: [T; L] = *block(slice, first);
-    block.map(T::widen)
+fn take_larger<T: Real>(best: &mut [T::Wide], argmax: &mut [u8], x: &[T], position: u8) {
+    for ((best, argmax), x) in best.iter_mut().zip(argmax).zip(x) {
+        let x = x.widen();
+        let better = x > *best || x.is_nan();
+        *best = if better { x } else { *best };
+        *argmax = if better { position } else { *argmax };
+    }
+}
+
+/// Adds the gradients of the outputs that came from `position`.
+#[inline(always)]
+fn add_where<T: Real>(dx: &mut [T::Wide], dy: &[T], argmax: &[u8], position: u8) {
+    for ((dx, dy), argmax) in dx.iter_mut().zip(dy).zip(argmax) {
+        *dx = *dx + if *argmax == position { dy.widen() } else { T::Wide::ZERO };
+    }
+}
+
+/// Writes wide values in the element type.
+#[inline(always)]
+pub(super) fn narrow_into<T: Real>(wide: &[T::Wide], to: &mut [T]) {
+    to.iter_mut().zip(wide).for_each(|(to, wide)| *to = T::narrow(*wide));
 }
 
 /// The gradient of one image's outputs and where they came from.
@@ -233,11 +210,12 @@ pub(super) struct Pooled<'a, T> {
     pub(super) shape: Map,
 }
 
-struct Forward<'a, T> {
+struct Forward<'a, T: Real> {
     pool: &'a MaxPool,
     x: &'a [T],
     y: &'a mut [T],
     argmax: &'a mut [u8],
+    best: &'a mut [T::Wide],
     map: Map,
     output: Map,
 }
@@ -250,28 +228,24 @@ impl<T: Real> Kernel for Forward<'_, T> {
             self.y.chunks_exact_mut(output_row).zip(self.argmax.chunks_exact_mut(output_row));
         for (index, (y, argmax)) in outputs.enumerate() {
             let x = &self.x[index * self.pool.stride * row..];
-            self.pool.pool_row(
-                |in_window| &x[in_window * row..][..row],
-                y,
-                argmax,
-                self.map.channels,
-            );
+            self.pool.pool_row(|in_window| &x[in_window * row..][..row], y, argmax, self.best);
         }
     }
 }
 
-struct Backward<'a, T> {
+struct Backward<'a, T: Real> {
     pool: &'a MaxPool,
     pooled: Pooled<'a, T>,
     dx: &'a mut [T],
-    map: Map,
+    row: &'a mut [T::Wide],
 }
 
 impl<T: Real> Kernel for Backward<'_, T> {
     #[inline(always)]
     fn run(self) {
-        for (y, dx) in self.dx.chunks_exact_mut(self.map.row()).enumerate() {
-            self.pool.gradient_row(&self.pooled, y, dx);
+        for (y, dx) in self.dx.chunks_exact_mut(self.row.len()).enumerate() {
+            self.pool.gradient_row(&self.pooled, y, self.row);
+            narrow_into(self.row, dx);
         }
     }
 }

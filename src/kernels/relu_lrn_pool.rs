@@ -1,13 +1,13 @@
 //! ReLU, local response normalisation and max pooling as one pass over a convolution's output.
 //!
 //! A ring of normalised rows, as many as a window is high, is all that lies between the input and
-//! the pooled output; backward recomputes activations and denominators from the input. Results are
+//! the pooled output (without normalisation, nothing); backward recomputes activations and denominators from the input. Results are
 //! bit for bit those of the three kernels one after another: normalised values and the gradients
 //! between the kernels are rounded to the element type here too, before they are compared or used.
 
 use super::lrn::Lrn;
 use super::normaliser::{Activation, Normaliser, Relu};
-use super::pool::{Map, MaxPool, Pooled};
+use super::pool::{Map, MaxPool, Pooled, narrow_into};
 use super::real::Real;
 use super::simd::{self, Kernel};
 use rayon::prelude::*;
@@ -31,7 +31,7 @@ impl ReluLrnPool {
     /// If a length does not match its shape, or the groups do not divide the channels.
     pub fn forward<T: Real>(&self, a: &[T], y: &mut [T], argmax: &mut [u8], map: Map) {
         let output = self.check(map, a.len(), [y.len(), argmax.len()]);
-        let scratch = || Scratch::new(self, map, self.pool.window);
+        let scratch = || Scratch::new(self, map, self.pool.window, map.channels);
         let images = a.par_chunks(map.image().max(1));
         let outputs = y.par_chunks_mut(output.image().max(1));
         let argmaxes = argmax.par_chunks_mut(output.image().max(1));
@@ -48,7 +48,7 @@ impl ReluLrnPool {
     pub fn backward<T: Real>(&self, a: &[T], dy: &[T], argmax: &[u8], da: &mut [T], map: Map) {
         let output = self.check(map, a.len(), [dy.len(), argmax.len()]);
         assert_eq!(a.len(), da.len(), "relu, lrn, pool: the gradient is not of shape {map:?}");
-        let scratch = || Scratch::new(self, map, 1);
+        let scratch = || Scratch::new(self, map, 1, map.row());
         let images = a.par_chunks(map.image().max(1)).zip(da.par_chunks_mut(map.image().max(1)));
         let gradients = dy.par_chunks(output.image().max(1));
         let argmaxes = argmax.par_chunks(output.image().max(1));
@@ -76,13 +76,19 @@ impl ReluLrnPool {
 struct Scratch<T: Real> {
     normaliser: Option<Normaliser<T::Wide>>,
     rows: Vec<T>,
+    /// A pixel of maxima, or a row of gradients.
+    wide: Vec<T::Wide>,
 }
 
 impl<T: Real> Scratch<T> {
-    fn new(kernel: &ReluLrnPool, map: Map, num_rows: usize) -> Self {
+    fn new(kernel: &ReluLrnPool, map: Map, num_rows: usize, num_wide: usize) -> Self {
         let group_channels = map.channels / kernel.groups;
         let normaliser = kernel.lrn.map(|lrn| Normaliser::new(&lrn, group_channels));
-        Self { normaliser, rows: vec![T::ZERO; num_rows * map.row()] }
+        Self {
+            normaliser,
+            rows: vec![T::ZERO; num_rows * map.row()],
+            wide: vec![T::Wide::ZERO; num_wide],
+        }
     }
 }
 
@@ -101,22 +107,26 @@ impl<T: Real> Kernel for Forward<'_, T> {
     fn run(self) {
         let MaxPool { window, stride } = self.pool;
         let (row, output_row) = (self.map.row(), self.output.row());
-        let Scratch { normaliser, rows } = self.scratch;
+        let Scratch { normaliser, rows, wide } = self.scratch;
+        let outputs =
+            self.y.chunks_exact_mut(output_row).zip(self.argmax.chunks_exact_mut(output_row));
         let mut num_ready = 0;
-        for (index, y) in self.y.chunks_exact_mut(output_row).enumerate() {
+        for (index, (y, argmax)) in outputs.enumerate() {
             let first = index * stride;
+            let Some(normaliser) = normaliser else {
+                // The largest activation is the activation of the largest.
+                let a = &self.a[first * row..];
+                self.pool.pool_row(|in_window| &a[in_window * row..][..row], y, argmax, wide);
+                rectify(y);
+                continue;
+            };
             for ready in num_ready.max(first)..first + window {
                 let a = &self.a[ready * row..][..row];
-                let normalised = &mut rows[ready % window * row..][..row];
-                match normaliser {
-                    Some(normaliser) => normaliser.forward::<T, Relu>(a, normalised),
-                    None => rectify(a, normalised),
-                }
+                normaliser.forward::<T, Relu>(a, &mut rows[ready % window * row..][..row]);
             }
             num_ready = first + window;
             let rows = |in_window| &rows[(first + in_window) % window * row..][..row];
-            let argmax = &mut self.argmax[index * output_row..][..output_row];
-            self.pool.pool_row(rows, y, argmax, self.map.channels);
+            self.pool.pool_row(rows, y, argmax, wide);
         }
     }
 }
@@ -134,10 +144,11 @@ impl<T: Real> Kernel for Backward<'_, T> {
     #[inline(always)]
     fn run(self) {
         let row = self.map.row();
-        let Scratch { normaliser, rows: gradient } = self.scratch;
+        let Scratch { normaliser, rows: gradient, wide } = self.scratch;
         let rows = self.a.chunks_exact(row).zip(self.da.chunks_exact_mut(row));
         for (y, (a, da)) in rows.enumerate() {
-            self.pool.gradient_row(&self.pooled, y, gradient);
+            self.pool.gradient_row(&self.pooled, y, wide);
+            narrow_into(wide, gradient);
             match normaliser {
                 Some(normaliser) => normaliser.backward::<T, Relu>(a, gradient, da),
                 None => unrectify(a, gradient, da),
@@ -147,10 +158,8 @@ impl<T: Real> Kernel for Backward<'_, T> {
 }
 
 #[inline(always)]
-fn rectify<T: Real>(a: &[T], y: &mut [T]) {
-    for (y, a) in y.iter_mut().zip(a) {
-        *y = T::narrow(Relu::of(a.widen()));
-    }
+fn rectify<T: Real>(x: &mut [T]) {
+    x.iter_mut().for_each(|x| *x = T::narrow(Relu::of(x.widen())));
 }
 
 #[inline(always)]
@@ -177,21 +186,21 @@ mod tests {
         (0..num as u64).map(|i| T::narrow((key.normal(i) * 4.0).round() as f32 / 4.0)).collect()
     }
 
-    /// Pooled output, positions and gradient of the input.
-    type Results<T> = (Vec<T>, Vec<u8>, Vec<T>);
+    /// Pooled output and gradient of the input. Positions may differ where no activation is positive.
+    type Results<T> = (Vec<T>, Vec<T>);
 
     fn fused<T: Real>(kernel: ReluLrnPool, a: &[T], dy: &[T], map: Map) -> Results<T> {
         let (mut y, mut argmax) = (vec![T::ZERO; dy.len()], vec![255; dy.len()]);
         let mut da = vec![T::ZERO; a.len()];
         kernel.forward(a, &mut y, &mut argmax, map);
         kernel.backward(a, dy, &argmax, &mut da, map);
-        (y, argmax, da)
+        (y, da)
     }
 
     fn chained<T: Real>(kernel: ReluLrnPool, a: &[T], dy: &[T], map: Map) -> Results<T> {
         let zeros = || vec![T::ZERO; a.len()];
-        let (mut relu, mut normalised) = (zeros(), zeros());
-        rectify(a, &mut relu);
+        let (mut relu, mut normalised) = (a.to_vec(), zeros());
+        rectify(&mut relu);
         let (mut y, mut argmax) = (vec![T::ZERO; dy.len()], vec![255; dy.len()]);
         let (mut dnormalised, mut drelu, mut da) = (zeros(), zeros(), zeros());
         match kernel.lrn {
@@ -207,7 +216,7 @@ mod tests {
             None => drelu.copy_from_slice(&dnormalised),
         }
         unrectify(a, &drelu, &mut da);
-        (y, argmax, da)
+        (y, da)
     }
 
     fn assert_fused_is_chained<T: Real<Wide = f32> + Debug + PartialEq>() {
@@ -239,10 +248,10 @@ mod tests {
         let a: Vec<f64> = (0..map.num_elements() as u64).map(|i| key.normal(i)).collect();
         let dy: Vec<f64> = (0..24).map(|i| key.normal(1000 + i)).collect();
         let loss = |a: &[f64]| -> f64 {
-            let (y, ..) = fused(GROUPED, a, &dy, map);
+            let (y, _) = fused(GROUPED, a, &dy, map);
             y.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
         };
-        let (.., da) = fused(GROUPED, &a, &dy, map);
+        let (_, da) = fused(GROUPED, &a, &dy, map);
         for i in 0..a.len() {
             let shifted = |by: f64| {
                 let mut a = a.clone();
@@ -272,7 +281,7 @@ mod tests {
         let map = Map { num_images: 2, height: 3, width: 3, channels: 12 };
         let mut a = vec![1.0f32; map.num_elements()];
         a[5] = f32::NAN;
-        let (y, _, da) = fused(GROUPED, &a, &[1.0; 24], map);
+        let (y, da) = fused(GROUPED, &a, &[1.0; 24], map);
         for (index, y) in y.iter().enumerate() {
             assert_eq!(y.is_nan(), (3..6).contains(&index), "element {index}");
         }

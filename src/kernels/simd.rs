@@ -23,7 +23,7 @@ pub(super) fn run<K: Kernel>(kernel: K) {
 }
 
 /// Elements worked on together: one AVX-512 register of `f32`.
-pub(super) const LANES: usize = 16;
+const LANES: usize = 16;
 
 /// Writes `f` of each element of `from` to `to`, which is as long.
 ///
@@ -40,10 +40,4 @@ pub(super) fn convert<S: Copy, D>(from: &[S], to: &mut [D], f: impl Fn(S) -> D) 
     for (element, to) in rest.iter().zip(to_rest) {
         *to = f(*element);
     }
-}
-
-/// The `L` elements from `first`, which the caller has checked to be there.
-#[inline(always)]
-pub(super) fn block<T, const L: usize>(slice: &[T], first: usize) -> &[T; L] {
-    slice[first..].first_chunk().expect("the caller stays within the slice")
 }

@@ -3,7 +3,7 @@
 //! One pass without temporaries, and one rounding whatever the number of ranks. The module does not
 //! know how the ranks came to see each other's memory.
 
-use super::real::{Real, Wide};
+use super::real::Real;
 use super::simd::{self, Kernel};
 use rayon::prelude::*;
 
@@ -41,7 +41,7 @@ impl<T: Real> Kernel for Sum<'_, T> {
     fn run(self) {
         for (index, out) in self.out.chunks_mut(BLOCK).enumerate() {
             let first = self.first + index * BLOCK;
-            let mut sums = [T::Wide::ZERO; BLOCK];
+            let mut sums = [<T::Wide as Real>::ZERO; BLOCK];
             let sums = &mut sums[..out.len()];
             self.before.iter().for_each(|part| add(sums, &part[first..]));
             add(sums, out);
