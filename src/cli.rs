@@ -5,7 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand, builder::RangedU64ValueParser};
+use clap::{
+    ArgAction, Args, CommandFactory, Parser, Subcommand, builder::RangedU64ValueParser,
+    error::ErrorKind,
+};
 
 use crate::{
     config::{Arch, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision},
@@ -18,8 +21,7 @@ use crate::{
 /// GPUs; without --data and --config they train on images made by the program.
 #[derive(Debug, Parser)]
 #[command(name = "alexnet-mgpu", version, max_term_width = 100)]
-#[command(after_long_help = after_help())]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(after_long_help = after_help(), args_override_self = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -32,9 +34,18 @@ pub struct Cli {
 
 impl Cli {
     /// The command to run; training if none was named.
-    #[must_use]
-    pub fn into_command(self) -> Command {
-        self.command.unwrap_or_else(|| Command::Train(Box::new(self.train)))
+    ///
+    /// # Errors
+    /// If flags of training stand before another command, which would ignore them.
+    pub fn into_command(self) -> Result<Command, clap::Error> {
+        match self.command {
+            None => Ok(Command::Train(Box::new(self.train))),
+            Some(command) if self.train == TrainArgs::default() => Ok(command),
+            Some(_) => Err(Self::command().error(
+                ErrorKind::ArgumentConflict,
+                "flags of training stand before the command; put flags after the command they are for",
+            )),
+        }
     }
 }
 

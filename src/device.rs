@@ -56,11 +56,10 @@ const MAX_CPU_DEVICES: usize = 64;
 fn cuda_devices() -> Result<usize, (String, &'static str)> {
     const INSTALL: &str = "run scripts/get-libtorch --cuda, or use --device cpu";
     const DRIVER: &str = "install NVIDIA's driver, check CUDA_VISIBLE_DEVICES, or use --device cpu";
-    torch_ext::load_cuda()
-        .map_err(|why| (format!("libtorch_cuda.so was not loaded ({why})"), INSTALL))?;
+    torch_ext::load_cuda().map_err(|why| (format!("no CUDA libraries ({why})"), INSTALL))?;
     match Cuda::device_count() {
         count if count > 0 => Ok(count as usize),
-        _ => Err(("no NVIDIA driver or no GPU was found".to_owned(), DRIVER)),
+        _ => Err(("no NVIDIA driver, or no GPU".to_owned(), DRIVER)),
     }
 }
 
@@ -72,7 +71,11 @@ pub fn choose(choice: DeviceChoice, gpus: &Gpus) -> Result<Vec<Device>, DeviceEr
     let found = if choice == DeviceChoice::Cpu { Ok(0) } else { cuda_devices() };
     match (choice, found) {
         (DeviceChoice::Cuda, Err((why, advice))) => Err(DeviceError::NoCuda { why, advice }),
-        (DeviceChoice::Cpu, _) | (_, Err(_)) => cpu_devices(gpus),
+        (DeviceChoice::Cpu, _) => cpu_devices(gpus),
+        (_, Err((why, _))) => {
+            tracing::info!("{why}: CPU threads stand in for GPUs");
+            cpu_devices(gpus)
+        }
         (_, Ok(found)) => cuda_list(gpus, found),
     }
 }

@@ -13,10 +13,11 @@ use tch::Device;
 
 use crate::cancel::Cancel;
 use crate::collective::{Collective, Rendezvous, Solo};
+use crate::exit::exit_of;
 use crate::topology::Topology;
 
 /// How long the other ranks may take to notice a failure before the process ends without them.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What one rank is given.
 pub struct Place {
@@ -52,8 +53,7 @@ pub struct World {
 pub struct RankFailed {
     rank: usize,
     num_ranks: usize,
-    #[source]
-    source: Box<dyn std::error::Error + Send + Sync>,
+    source: anyhow::Error,
 }
 
 /// The meeting places of all groups on both axes.
@@ -111,7 +111,7 @@ impl World {
                     scope.spawn(move || {
                         let result = self.rank(rank, axes, work);
                         let value = result.map_err(|source| {
-                            let failed = RankFailed { rank, num_ranks, source: source.into() };
+                            let failed = RankFailed { rank, num_ranks, source };
                             let mut first =
                                 first_failure.lock().unwrap_or_else(PoisonError::into_inner);
                             first.get_or_insert(failed);
@@ -128,7 +128,7 @@ impl World {
             threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
         });
         match first_failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(failed) if num_ranks == 1 => Err(anyhow::Error::from_boxed(failed.source)),
+            Some(failed) if num_ranks == 1 => Err(failed.source),
             Some(failed) => Err(failed.into()),
             None => results.into_iter().collect::<Option<_>>().context("a rank gave no result"),
         }
@@ -171,7 +171,7 @@ impl World {
                 let first = first_failure.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(failed) = first.as_ref() {
                     tracing::error!("{failed}: {:#}", failed.source);
-                    std::process::exit(i32::from(crate::exit::Exit::Failure as u8));
+                    std::process::exit(i32::from(exit_of(&failed.source) as u8));
                 }
             }
         }
@@ -188,7 +188,10 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::ensure;
+
     use super::*;
+    use crate::exit::Exit;
     use crate::topology::Division;
     use tch::{Kind, Tensor};
 
@@ -223,5 +226,35 @@ mod tests {
         let error = format!("{:#}", result.expect_err("rank 1 panicked"));
         assert!(error.contains("rank 1 of 3") && error.contains("rank one breaks"), "{error}");
         assert!(world.cancel.is_cancelled());
+    }
+
+    #[test]
+    fn the_code_of_a_rank_s_error_survives_the_rank() {
+        let error = world(2).run(|place| {
+            ensure!(place.rank != 1, crate::exit::Coded::new(Exit::Data, anyhow!("no image")));
+            sum_of_ranks(&place)
+        });
+        assert_eq!(exit_of(&error.expect_err("rank 1 failed")), Exit::Data);
+    }
+
+    #[test]
+    #[ignore = "ends its process; the test below runs it in one of its own"]
+    fn one_rank_fails_and_another_hears_nothing() {
+        let _ = world(2).run(|place| {
+            ensure!(place.rank != 0, "rank nought breaks");
+            loop {
+                std::thread::park();
+            }
+            #[allow(unreachable_code, reason = "gives the closure its type")]
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn a_rank_that_hears_nothing_does_not_keep_the_process() {
+        let name = "launch::tests::one_rank_fails_and_another_hears_nothing";
+        let mut test = std::process::Command::new(std::env::current_exe().expect("a running test"));
+        let output = test.args(["--ignored", "--exact", name]).output().expect("the test runs");
+        assert_eq!(output.status.code(), Some(1));
     }
 }

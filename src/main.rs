@@ -1,5 +1,6 @@
 //! Parse, run, and say how it ended.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use alexnet_mgpu::bench;
@@ -9,7 +10,8 @@ use alexnet_mgpu::config::Config;
 use alexnet_mgpu::exit::{Exit, exit_of};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
-use alexnet_mgpu::{inference, run, session, torch_ext, verify};
+use alexnet_mgpu::session::{self, Outcome};
+use alexnet_mgpu::{inference, run, torch_ext, verify};
 use anyhow::Result;
 use clap::Parser;
 
@@ -17,8 +19,8 @@ fn main() -> ExitCode {
     torch_ext::keep_freed_memory();
     let cli = Cli::parse();
     let level = cli.verbosity.level().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
-    let result =
-        init_logging(level).and_then(|(screen, log)| execute(cli.into_command(), &screen, &log));
+    let command = cli.into_command().unwrap_or_else(|error| error.exit());
+    let result = init_logging(level).and_then(|(screen, log)| execute(command, &screen, &log));
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -57,16 +59,26 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
     }
     let outcome = session::train(&config, screen, log)?;
     if outcome.exit == Exit::Ok {
-        if let Some(tally) = outcome.tally {
-            tracing::info!(
-                "test accuracy {:.2} % top-1, {:.2} % top-5",
-                100.0 * tally.top1(),
-                100.0 * tally.top5()
-            );
-        }
-        tracing::info!("everything of this run lies in {}", outcome.folder.display());
+        say_what_next(&outcome);
     }
     Ok(outcome.exit)
+}
+
+/// Says what came out, where it lies and what can be done with it.
+fn say_what_next(outcome: &Outcome) {
+    let (program, run) = (std::env::args().next().unwrap_or_default(), outcome.folder.display());
+    if let Some(tally) = outcome.tally {
+        let (top1, top5) = (100.0 * tally.top1(), 100.0 * tally.top5());
+        tracing::info!("test accuracy {top1:.2} % top-1, {top5:.2} % top-5");
+    }
+    tracing::info!(
+        "everything lies in {run}: config.toml, metrics.jsonl, log.txt, checkpoints/last and best"
+    );
+    tracing::info!("to try next:");
+    tracing::info!("  {program} eval {run} --views 10");
+    let image = outcome.example.as_deref().unwrap_or(Path::new("IMAGE.jpg"));
+    tracing::info!("  {program} predict --model {run} {}", image.display());
+    tracing::info!("  {program} verify --gpus 2");
 }
 
 /// Prints the resolved configuration and the network it makes, for `--dry-run`.

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use tch::Kind;
 
 use crate::cancel::Cancel;
@@ -12,6 +12,7 @@ use crate::canonical::{self, Tensors};
 use crate::config::{Config, Mode, Optimizer as OptimizerChoice, Precision};
 use crate::data::{BatchReceiver, Loader};
 use crate::device;
+use crate::exit::{Coded, Exit};
 use crate::feed::Feed;
 use crate::launch::{Place, World};
 use crate::net::arch::Architecture;
@@ -42,7 +43,16 @@ pub fn world(config: &Config) -> Result<World> {
         Mode::Single | Mode::DataParallel => Division::Replicas,
         Mode::Split => Division::Columns,
     };
-    let topology = Topology::new(division, devices.len())?;
+    let topology =
+        Topology::new(division, devices.len()).map_err(|e| Coded::new(Exit::Usage, e))?;
+    let (batch, num_replicas) = (config.train.batch_size, topology.num_replicas);
+    if batch < num_replicas {
+        let error = anyhow!(
+            "a batch of {batch} image(s) leaves some of the {num_replicas} replicas without any; \
+             use --batch-size {num_replicas} or more, or fewer devices"
+        );
+        return Err(Coded::new(Exit::Usage, error).into());
+    }
     let threads = device::threads_per_device(asked.threads, devices.len());
     Ok(World { topology, devices, threads, cancel: Cancel::default() })
 }
@@ -74,7 +84,7 @@ pub fn worker(config: &Config, arch: &Architecture, world: &World, place: Place)
 /// A loader's receivers, for the ranks to take theirs from.
 pub struct Handout {
     receivers: Mutex<Vec<Vec<Option<BatchReceiver>>>>,
-    _loader: Loader,
+    loader: Loader,
 }
 
 impl Handout {
@@ -85,7 +95,13 @@ impl Handout {
             .into_iter()
             .map(|share| share.into_iter().map(Some).collect())
             .collect();
-        Self { receivers: Mutex::new(receivers), _loader: loader }
+        Self { receivers: Mutex::new(receivers), loader }
+    }
+
+    /// The number of images that could not be read so far.
+    #[must_use]
+    pub fn num_bad(&self) -> usize {
+        self.loader.bad().count()
     }
 
     /// The receiver of the rank at `place`, once.

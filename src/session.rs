@@ -73,6 +73,8 @@ pub struct Outcome {
     pub folder: PathBuf,
     /// The last evaluation.
     pub tally: Option<Tally>,
+    /// One of the test images, if they are files.
+    pub example: Option<PathBuf>,
 }
 
 /// Trains as `config` says.
@@ -88,9 +90,17 @@ pub fn train(config: &Config, screen: &Screen, log: &LogFile) -> Result<Outcome>
     let batches = Handout::new(loader);
     let ends = session.world.run(|place| session.rank(place, &batches))?;
     session.metrics.finish()?;
+    if let num_bad @ 1.. = batches.num_bad() {
+        tracing::warn!(
+            "{num_bad} of {} training images could not be read and were replaced (named above)",
+            session.feed.train.len()
+        );
+    }
     let exit = if session.stop.signal().is_some() { Exit::Saved } else { Exit::Ok };
     let tally = ends.into_iter().next().flatten();
-    Ok(Outcome { exit, folder: session.folder.path().to_path_buf(), tally })
+    let folder = session.folder.path().to_path_buf();
+    let example = Some(PathBuf::from(session.feed.test.name(0))).filter(|path| path.is_file());
+    Ok(Outcome { exit, folder, tally, example })
 }
 
 impl<'a> Session<'a> {

@@ -10,7 +10,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 use anyhow::{Result, bail, ensure};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 type Handle = *mut C_tensor;
@@ -225,6 +225,7 @@ pub fn keep_freed_memory() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     #[test]
     fn convolution_backward_equals_autograd() {

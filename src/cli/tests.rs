@@ -7,9 +7,17 @@ use crate::config::Config;
 fn command(line: &str) -> Command {
     let words = std::iter::once("alexnet-mgpu").chain(line.split_whitespace());
     match Cli::try_parse_from(words) {
-        Ok(cli) => cli.into_command(),
+        Ok(cli) => cli.into_command().unwrap_or_else(|error| panic!("{line}: {error}")),
         Err(error) => panic!("{line}: {error}"),
     }
+}
+
+#[test]
+fn logging_flags_may_stand_before_a_command_and_training_flags_may_not() {
+    assert!(matches!(command("-v eval runs/x"), Command::Eval(_)));
+    let cli = Cli::try_parse_from(["alexnet-mgpu", "--epochs", "3", "eval", "runs/x"]);
+    let error = cli.expect("it parses").into_command().expect_err("eval has no epochs");
+    assert!(error.to_string().contains("put flags after the command"), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
 
 fn train_args(line: &[&str]) -> TrainArgs {
     let words = std::iter::once(&"alexnet-mgpu").chain(line);
-    match Cli::try_parse_from(words).expect("the flags exist").into_command() {
+    match Cli::try_parse_from(words).expect("the flags exist").into_command().expect("no command") {
         Command::Train(args) => *args,
         other => panic!("not a training command: {other:?}"),
     }

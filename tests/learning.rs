@@ -1,0 +1,66 @@
+//! Training learns: every architecture, in every precision, drives the loss of one batch to nothing.
+
+use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode, Precision};
+use alexnet_mgpu::data::{Batch, GeneratedSpec, generate};
+use alexnet_mgpu::feed::Feed;
+use alexnet_mgpu::run::{self, Handout};
+
+/// The losses of `num_steps` steps on the same batch of images, without dropout.
+fn losses(config: &Config, num_steps: u64) -> Vec<f64> {
+    let world = run::world(config).expect("CPU devices");
+    let arch = run::architecture(config, 10).expect("a known network");
+    let feed = Feed::open(config, arch.input as usize).expect("images");
+    let loader = feed.train(config, world.topology, 0..1, &world.cancel).expect("one batch");
+    let batches = Handout::new(loader);
+    let parts = world
+        .run(|place| {
+            let batch = batches.take(&place)?.next()?.expect("the only batch");
+            let batch = Batch::standalone(batch.first, batch.images.clone(), batch.labels.clone());
+            let column = place.column;
+            let mut worker = run::worker(config, &arch, &world, place)?;
+            let step = |step| Ok(worker.step(&batch, step, config.train.lr)?.loss_part);
+            let losses: Vec<f64> = (0..num_steps).map(step).collect::<anyhow::Result<_>>()?;
+            // Both columns compute the loss of their replica.
+            Ok(if column == 0 { losses } else { vec![0.0; num_steps as usize] })
+        })
+        .expect("training runs");
+    (0..num_steps as usize).map(|step| parts.iter().map(|losses| losses[step]).sum()).collect()
+}
+
+fn overfits(arch: Arch, precision: Precision, mode: Mode, num_devices: usize) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let data = dir.path().join("images");
+    generate(&data, &GeneratedSpec { seed: 1, size: 32, num_train: 20, num_test: 10 })
+        .expect("a writable folder");
+    let mut config = Config::default();
+    config.data.path = data.display().to_string();
+    config.data.std = [64.0; 3];
+    config.devices.device = DeviceChoice::Cpu;
+    config.devices.mode = mode;
+    config.devices.gpus = Gpus::Count(num_devices);
+    config.net.arch = arch;
+    config.net.classes = 10;
+    config.net.dropout = 0.0;
+    config.train.batch_size = 10;
+    config.train.precision = precision;
+    config.train.lr = 0.005;
+    let losses = losses(&config, 60);
+    let (first, last) = (losses[0], losses[59]);
+    assert!(first > 1.5, "the first loss of ten classes is about ln 10: {first}");
+    assert!(last < 0.05, "{arch} in {precision}: from {first} to {last}");
+}
+
+#[test]
+fn the_small_network_learns_a_batch_by_heart_in_fp32() {
+    overfits(Arch::AlexnetCifar, Precision::Fp32, Mode::Single, 1);
+}
+
+#[test]
+fn the_small_network_learns_a_batch_by_heart_in_bf16_in_two_columns() {
+    overfits(Arch::AlexnetCifar, Precision::Bf16, Mode::Split, 2);
+}
+
+#[test]
+fn the_one_column_network_learns_a_batch_by_heart_in_bf16_on_two_replicas() {
+    overfits(Arch::AlexnetOwt, Precision::Bf16, Mode::DataParallel, 2);
+}
