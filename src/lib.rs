@@ -20,6 +20,7 @@ pub mod kernels;
 pub mod launch;
 pub mod metrics;
 pub mod net;
+pub mod openmp;
 pub mod optim;
 pub mod params;
 pub mod pretrained;

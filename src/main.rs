@@ -11,13 +11,14 @@ use alexnet_mgpu::exit::{Exit, exit_of};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
-use alexnet_mgpu::{inference, run, torch_ext, verify};
+use alexnet_mgpu::{inference, openmp, run, torch_ext, verify};
 use anyhow::Result;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    torch_ext::keep_freed_memory();
     let cli = Cli::parse();
+    openmp::wait_asleep();
+    torch_ext::keep_freed_memory();
     let level = cli.verbosity.level().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
     let command = cli.into_command().unwrap_or_else(|error| error.exit());
     let result = init_logging(level).and_then(|(screen, log)| execute(command, &screen, &log));

@@ -11,114 +11,16 @@
 //! master   [ own parts of the buckets ]  fp32, only where the compute precision is bf16
 //! ```
 
+mod spec;
+
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::collective::Collective;
-use crate::random::{Key, Purpose};
 
-/// Whether a parameter is decayed and at which rate it learns (facts of the 2012 code; paper §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParamKind {
-    /// A filter or a matrix: decayed.
-    Weight,
-    /// An offset: not decayed, with a learning-rate multiplier of its own.
-    Bias,
-}
-
-/// The initial value of a parameter.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Init {
-    /// Gaussian with mean zero and this standard deviation.
-    Normal(f64),
-    /// The same number everywhere.
-    Constant(f64),
-}
-
-/// Which rows (outputs) of the canonical parameter this rank holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// All of them.
-    Whole,
-    /// `rows` of `total`, starting at `first`: one column's filters.
-    Rows {
-        /// The first row held.
-        first: i64,
-        /// The number of rows held.
-        rows: i64,
-        /// The number of rows of the canonical parameter.
-        total: i64,
-    },
-}
-
-/// How the elements of a parameter lie in the arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// In the order of the shape.
-    RowMajor,
-    /// `[O, I, H, W]` stored as O, H, W, I, which channels-last convolutions read directly.
-    ChannelsLast,
-}
-
-/// One parameter as a rank holds it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParamSpec {
-    /// Canonical name, for instance `conv1.weight`.
-    pub name: String,
-    /// Shape on this rank, outputs first.
-    pub shape: Vec<i64>,
-    /// Weight or bias.
-    pub kind: ParamKind,
-    /// Initial value.
-    pub init: Init,
-    /// The part of the canonical parameter this is.
-    pub placement: Placement,
-    /// Storage order.
-    pub layout: Layout,
-}
-
-impl ParamSpec {
-    /// The number of elements on this rank.
-    #[must_use]
-    pub fn numel(&self) -> usize {
-        self.shape.iter().product::<i64>() as usize
-    }
-
-    /// The shape of the canonical parameter.
-    #[must_use]
-    pub fn canonical_shape(&self) -> Vec<i64> {
-        let mut shape = self.shape.clone();
-        if let Placement::Rows { total, .. } = self.placement {
-            shape[0] = total;
-        }
-        shape
-    }
-
-    /// The initial values, `shape` in fp64: a function of the seed, the name and the canonical index
-    /// only, so that every placement starts from the same network.
-    pub fn initial(&self, seed: u64) -> Tensor {
-        let values: Vec<f64> = match self.init {
-            Init::Constant(value) => vec![value; self.numel()],
-            Init::Normal(sigma) => {
-                use rayon::prelude::*;
-                let key = Key::new(seed, Purpose::Init).with_name(&self.name);
-                let first_row = match self.placement {
-                    Placement::Whole => 0,
-                    Placement::Rows { first, .. } => first as usize,
-                };
-                let row = self.numel() / self.shape[0] as usize;
-                let first = (first_row * row) as u64;
-                (0..self.numel() as u64)
-                    .into_par_iter()
-                    .map(|i| sigma * key.normal(first + i))
-                    .collect()
-            }
-        };
-        Tensor::from_slice(&values).view(&self.shape[..])
-    }
-}
+pub use spec::{Init, Layout, ParamKind, ParamSpec, Placement};
 
 /// A layer's handle on one parameter: views into the arena.
 pub struct Param {
@@ -303,7 +205,7 @@ impl Arena {
     /// Copies this rank's part of a parameter's value into the fp32 master.
     fn load_master(&mut self, index: usize, value: &Tensor) {
         let Some(master) = &self.master else { return };
-        let value = flat_as_stored(&self.specs[index], value);
+        let value = self.specs[index].flat_as_stored(value);
         let range = self.ranges[index].clone();
         for bucket in 0..self.buckets.len() {
             for run in self.runs(bucket) {
@@ -402,14 +304,6 @@ impl Arena {
 #[must_use]
 pub fn all_finite(x: &Tensor) -> bool {
     x.isfinite().all().int64_value(&[]) != 0
-}
-
-/// A parameter's elements in the order the arena stores them, `[numel]`.
-fn flat_as_stored(spec: &ParamSpec, value: &Tensor) -> Tensor {
-    match spec.layout {
-        Layout::RowMajor => value.contiguous().view(-1),
-        Layout::ChannelsLast => value.permute([0, 2, 3, 1]).contiguous().view(-1),
-    }
 }
 
 /// A range of a flat tensor, as a view.

@@ -3,31 +3,31 @@
 //! Ranks follow the same sequence of steps and agree on everything by arithmetic, not by messages: the
 //! schedule is a function of the step and of tallies that all have, and [`Stop`] names the last step.
 
-use std::path::{Path, PathBuf};
+mod saving;
+
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
 use crate::canonical::{self, Tensors};
-use crate::checkpoint::{self, Checkpoint, Mark, State};
-use crate::config::{Config, Resume, ScheduleKind};
+use crate::checkpoint::{Checkpoint, Mark};
+use crate::config::{Config, ScheduleKind};
 use crate::data::Views;
 use crate::exit::Exit;
 use crate::feed::Feed;
 use crate::launch::{Place, World};
 use crate::metrics::{EvalReport, Metrics, Phase, PhaseTimes, StepReport};
 use crate::net::arch::Architecture;
-use crate::net::build::{Plan, Site};
 use crate::net::loss::Tally;
-use crate::params::ParamSpec;
-use crate::pretrained;
 use crate::progress::{LogFile, Progress, RunLength, Screen};
 use crate::run::{self, Handout};
 use crate::run_folder::RunFolder;
 use crate::schedule::{Rule, Schedule};
 use crate::stop::{Go, Stop};
 use crate::train::{StepDone, Worker};
+use saving::{Part, open_folder, read_pretrained, restore};
 
 /// What all ranks of a run share.
 pub struct Session<'a> {
@@ -55,13 +55,6 @@ struct Progressing {
     schedule: Schedule,
     best_top1: Option<f64>,
     tally: Option<Tally>,
-}
-
-/// One named tensor of one column.
-struct Part {
-    name: String,
-    spec: ParamSpec,
-    value: tch::Tensor,
 }
 
 /// How a run ended.
@@ -260,94 +253,6 @@ impl<'a> Session<'a> {
         }
         Ok(tally)
     }
-
-    /// Brings the canonical tensors together and writes them. Every rank calls it.
-    fn save(&self, worker: &Worker, at: &Progressing, step: u64, mark: Mark) -> Result<()> {
-        let (place, arena) = (&worker.place, &worker.net.arena);
-        let mut parts = Vec::new();
-        for (spec, value) in arena.gather_weights(&*place.data)? {
-            parts.push(Part { name: spec.name.clone(), spec, value });
-        }
-        for (state, tensor) in worker.optimizer.state_tensors() {
-            for (spec, value) in arena.gather_state(tensor, &*place.data)? {
-                parts.push(Part { name: format!("{}.{state}", spec.name), spec, value });
-            }
-        }
-        if place.replica != 0 {
-            return Ok(());
-        }
-        let mut assembly = self.assembly.lock().unwrap_or_else(PoisonError::into_inner);
-        assembly.extend(parts);
-        let per_column = arena.specs().len() * (1 + worker.optimizer.state_tensors().count());
-        if assembly.len() < per_column * self.world.topology.num_columns {
-            return Ok(());
-        }
-        let (mut weights, mut optimizer) = (Tensors::new(), Tensors::new());
-        for Part { name, spec, value } in assembly.drain(..) {
-            let into = if name == spec.name { &mut weights } else { &mut optimizer };
-            canonical::merge(into, name, &spec, &value);
-        }
-        let classes = self.feed.train.classes().to_vec();
-        let config = self.config.to_toml();
-        let mut state = State::new(step, self.arch.name.to_owned(), classes, config);
-        state.schedule = at.schedule.state();
-        state.best_top1 = at.best_top1;
-        let checkpoint = Checkpoint { state, weights, optimizer };
-        checkpoint::save(self.folder.path(), &checkpoint, self.config.run.keep_last, mark)?;
-        Ok(())
-    }
-}
-
-/// The run's folder and the checkpoint it goes on from, if any.
-fn open_folder(config: &Config, arch: &Architecture) -> Result<(Option<Checkpoint>, RunFolder)> {
-    let dir = config.run_dir();
-    let from: Option<&Path> = match &config.run.resume {
-        Resume::Off => None,
-        Resume::Auto => checkpoint::resolve(&dir).is_some().then_some(&dir),
-        Resume::From(path) => Some(path),
-    };
-    let resumed = from.map(checkpoint::load).transpose()?;
-    if let Some(checkpoint) = &resumed {
-        let state = &checkpoint.state;
-        ensure!(
-            state.arch == arch.name && state.classes.len() as i64 == arch.classes(),
-            "the checkpoint is of {} with {} classes, and the run of {} with {}; resume with the \
-             recipe it was made with, or start from its weights with --init",
-            state.arch,
-            state.classes.len(),
-            arch.name,
-            arch.classes()
-        );
-        tracing::info!("resuming after step {}", state.step);
-    }
-    let toml = config.to_toml();
-    let step = resumed.as_ref().map_or(0, |c| c.state.step);
-    let folder = match &config.run.resume {
-        Resume::Auto => RunFolder::resume(&dir, &toml, step)?,
-        Resume::From(path) if path.starts_with(&dir) => RunFolder::resume(&dir, &toml, step)?,
-        _ => RunFolder::create(&dir, &toml)?,
-    };
-    Ok((resumed, folder))
-}
-
-fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Tensors> {
-    let read = pretrained::read(path, &Plan::new(arch, Site::WHOLE)?.params)?;
-    tracing::info!("{}: {}", path.display(), read.describe());
-    Ok(read.weights)
-}
-
-fn restore(checkpoint: &Checkpoint, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
-    let arena = &mut worker.net.arena;
-    arena.load(|spec| canonical::part(&checkpoint.weights, &spec.name, spec))?;
-    for (state, tensor) in worker.optimizer.state_tensors() {
-        arena.load_state(tensor, |spec| {
-            let name = format!("{}.{state}", spec.name);
-            canonical::part(&checkpoint.optimizer, &name, spec)
-        })?;
-    }
-    at.schedule.restore(checkpoint.state.schedule);
-    at.best_top1 = checkpoint.state.best_top1;
-    Ok(())
 }
 
 fn schedule(config: &Config, length: RunLength) -> Schedule {

@@ -1,0 +1,130 @@
+//! Between a run under way and its checkpoints: what is saved, by whom, and what a new run starts from.
+//!
+//! The columns of the first replica lay their parts down, and the one that completes the network writes
+//! it. How a checkpoint lies on disk is [`crate::checkpoint`]'s business.
+
+use std::path::Path;
+use std::sync::PoisonError;
+
+use anyhow::{Result, ensure};
+
+use super::{Progressing, Session};
+use crate::canonical::{self, Tensors};
+use crate::checkpoint::{self, Checkpoint, Mark, State};
+use crate::config::{Config, Resume};
+use crate::net::arch::Architecture;
+use crate::net::build::{Plan, Site};
+use crate::params::ParamSpec;
+use crate::pretrained;
+use crate::run_folder::RunFolder;
+use crate::train::Worker;
+
+/// One named tensor of one column.
+pub(super) struct Part {
+    name: String,
+    spec: ParamSpec,
+    value: tch::Tensor,
+}
+
+impl Session<'_> {
+    /// Brings the canonical tensors together and writes them. Every rank calls it.
+    pub(super) fn save(
+        &self,
+        worker: &Worker,
+        at: &Progressing,
+        step: u64,
+        mark: Mark,
+    ) -> Result<()> {
+        let (place, arena) = (&worker.place, &worker.net.arena);
+        let mut parts = Vec::new();
+        for (spec, value) in arena.gather_weights(&*place.data)? {
+            parts.push(Part { name: spec.name.clone(), spec, value });
+        }
+        for (state, tensor) in worker.optimizer.state_tensors() {
+            for (spec, value) in arena.gather_state(tensor, &*place.data)? {
+                parts.push(Part { name: format!("{}.{state}", spec.name), spec, value });
+            }
+        }
+        if place.replica != 0 {
+            return Ok(());
+        }
+        let mut assembly = self.assembly.lock().unwrap_or_else(PoisonError::into_inner);
+        assembly.extend(parts);
+        let per_column = arena.specs().len() * (1 + worker.optimizer.state_tensors().count());
+        if assembly.len() < per_column * self.world.topology.num_columns {
+            return Ok(());
+        }
+        let (mut weights, mut optimizer) = (Tensors::new(), Tensors::new());
+        for Part { name, spec, value } in assembly.drain(..) {
+            let into = if name == spec.name { &mut weights } else { &mut optimizer };
+            canonical::merge(into, name, &spec, &value);
+        }
+        let classes = self.feed.train.classes().to_vec();
+        let config = self.config.to_toml();
+        let mut state = State::new(step, self.arch.name.to_owned(), classes, config);
+        state.schedule = at.schedule.state();
+        state.best_top1 = at.best_top1;
+        let checkpoint = Checkpoint { state, weights, optimizer };
+        checkpoint::save(self.folder.path(), &checkpoint, self.config.run.keep_last, mark)?;
+        Ok(())
+    }
+}
+
+/// The run's folder and the checkpoint it goes on from, if any.
+pub(super) fn open_folder(
+    config: &Config,
+    arch: &Architecture,
+) -> Result<(Option<Checkpoint>, RunFolder)> {
+    let dir = config.run_dir();
+    let from: Option<&Path> = match &config.run.resume {
+        Resume::Off => None,
+        Resume::Auto => checkpoint::resolve(&dir).is_some().then_some(&dir),
+        Resume::From(path) => Some(path),
+    };
+    let resumed = from.map(checkpoint::load).transpose()?;
+    if let Some(checkpoint) = &resumed {
+        let state = &checkpoint.state;
+        ensure!(
+            state.arch == arch.name && state.classes.len() as i64 == arch.classes(),
+            "the checkpoint is of {} with {} classes, and the run of {} with {}; resume with the \
+             recipe it was made with, or start from its weights with --init",
+            state.arch,
+            state.classes.len(),
+            arch.name,
+            arch.classes()
+        );
+        tracing::info!("resuming after step {}", state.step);
+    }
+    let toml = config.to_toml();
+    let step = resumed.as_ref().map_or(0, |c| c.state.step);
+    let folder = match &config.run.resume {
+        Resume::Auto => RunFolder::resume(&dir, &toml, step)?,
+        Resume::From(path) if path.starts_with(&dir) => RunFolder::resume(&dir, &toml, step)?,
+        _ => RunFolder::create(&dir, &toml)?,
+    };
+    Ok((resumed, folder))
+}
+
+pub(super) fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Tensors> {
+    let read = pretrained::read(path, &Plan::new(arch, Site::WHOLE)?.params)?;
+    tracing::info!("{}: {}", path.display(), read.describe());
+    Ok(read.weights)
+}
+
+pub(super) fn restore(
+    checkpoint: &Checkpoint,
+    worker: &mut Worker,
+    at: &mut Progressing,
+) -> Result<()> {
+    let arena = &mut worker.net.arena;
+    arena.load(|spec| canonical::part(&checkpoint.weights, &spec.name, spec))?;
+    for (state, tensor) in worker.optimizer.state_tensors() {
+        arena.load_state(tensor, |spec| {
+            let name = format!("{}.{state}", spec.name);
+            canonical::part(&checkpoint.optimizer, &name, spec)
+        })?;
+    }
+    at.schedule.restore(checkpoint.state.schedule);
+    at.best_top1 = checkpoint.state.best_top1;
+    Ok(())
+}
