@@ -4,6 +4,7 @@
 //! on how many devices there are.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use tch::{Device, Tensor};
@@ -34,6 +35,36 @@ pub fn part(from: &Tensors, name: &str, spec: &ParamSpec) -> Result<Tensor> {
         Placement::Whole => whole.shallow_clone(),
         Placement::Rows { first, rows, .. } => whole.narrow(0, first, rows),
     })
+}
+
+/// Canonical tensors that ranks take their parts of at the same time.
+pub struct Shared(Mutex<Tensors>);
+
+impl Shared {
+    /// Makes `tensors` accessible to all ranks.
+    #[must_use]
+    pub fn new(tensors: Tensors) -> Self {
+        Self(Mutex::new(tensors))
+    }
+
+    /// As [`part`].
+    ///
+    /// # Errors
+    /// If there is no such tensor.
+    pub fn part(&self, name: &str, spec: &ParamSpec) -> Result<Tensor> {
+        part(&self.lock(), name, spec)
+    }
+
+    /// Whether there is a tensor `name`.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+
+    /// Held for a look-up only: a rank that waited for its peers with the lock would wait for ever.
+    fn lock(&self) -> MutexGuard<'_, Tensors> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]

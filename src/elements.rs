@@ -101,16 +101,32 @@ pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
 /// If the tensor lives elsewhere or is not contiguous.
 #[must_use]
 pub fn bytes(tensor: &Tensor) -> &[u8] {
+    match num_bytes(tensor) {
+        0 => &[],
+        // SAFETY: the storage holds len initialised bytes and lives as long as the borrow.
+        len => unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) },
+    }
+}
+
+/// The bytes of a contiguous CPU tensor, for writing whole elements.
+///
+/// # Panics
+/// As [`bytes`].
+#[must_use]
+pub fn bytes_mut(tensor: &mut Tensor) -> &mut [u8] {
+    match num_bytes(tensor) {
+        0 => &mut [],
+        // SAFETY: as in `bytes`; exclusive as in `slice_mut`.
+        len => unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), len) },
+    }
+}
+
+fn num_bytes(tensor: &Tensor) -> usize {
     assert!(
         tensor.device() == Device::Cpu && tensor.is_contiguous(),
         "{tensor:?} is not in memory"
     );
-    let len = tensor.numel() * tensor.kind().elt_size_in_bytes();
-    if len == 0 {
-        return &[];
-    }
-    // SAFETY: the storage holds len initialised bytes and lives as long as the borrow.
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), len) }
+    tensor.numel() * tensor.kind().elt_size_in_bytes()
 }
 
 #[cfg(test)]

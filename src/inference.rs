@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tch::Tensor;
 
-use crate::canonical;
-use crate::checkpoint::{self, Checkpoint};
+use crate::canonical::Shared;
+use crate::checkpoint;
 use crate::cli::{EvalArgs, PredictArgs, Views as ViewsArg};
 use crate::config::{Config, Gpus, Mode, Override};
 use crate::data::{Geometry, Views, load_views};
@@ -23,7 +23,8 @@ use crate::train::Worker;
 struct Model {
     config: Config,
     arch: Architecture,
-    checkpoint: Checkpoint,
+    classes: Vec<String>,
+    weights: Shared,
 }
 
 impl Model {
@@ -33,14 +34,14 @@ impl Model {
         let none: Vec<Override> = Vec::new();
         let config = Config::from_toml(&name, &checkpoint.state.config, none)?;
         let arch = run::architecture(&config, checkpoint.state.classes.len())?;
-        Ok(Self { config, arch, checkpoint })
+        let (classes, weights) = (checkpoint.state.classes, Shared::new(checkpoint.weights));
+        Ok(Self { config, arch, classes, weights })
     }
 
     /// One rank's worker with the checkpoint's weights.
     fn worker(&self, world: &World, place: Place) -> Result<Worker> {
         let mut worker = run::worker(&self.config, &self.arch, world, place)?;
-        let weights = &self.checkpoint.weights;
-        worker.net.arena.load(|spec| canonical::part(weights, &spec.name, spec))?;
+        worker.load(|spec| self.weights.part(&spec.name, spec))?;
         Ok(worker)
     }
 }
@@ -76,7 +77,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let views = views(args.views);
     let world = run::world(&model.config)?;
     let feed = Feed::open(&model.config, model.arch.input as usize)?;
-    let expected = &model.checkpoint.state.classes;
+    let expected = &model.classes;
     ensure!(
         feed.train.classes() == expected,
         "the model's classes ({}) are not those of the images ({}); name its own data with --data",
@@ -85,15 +86,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     );
     let loader = feed.test(&model.config, world.topology, views, &world.cancel)?;
     let handout = Handout::new(loader);
-    // Tensors are not shared between threads: ranks read the weights one at a time.
-    let model = std::sync::Mutex::new(model);
     let tallies = world.run(|place| {
         let batches = handout.take(&place)?;
-        let mut worker = {
-            let model = model.lock().map_err(|_| anyhow::anyhow!("another rank panicked"))?;
-            model.worker(&world, place)?
-        };
-        worker.evaluate(&batches, views.num())
+        model.worker(&world, place)?.evaluate(&batches, views.num())
     })?;
     let tally = tallies.first().context("there is always a first rank")?;
     let (top1, top5) = (tally.top1(), tally.top5());
@@ -131,16 +126,13 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
     model.config.devices.device = args.device;
     let views = views(args.views);
     let world = run::world(&model.config)?;
-    let classes = model.checkpoint.state.classes.clone();
-    let model = std::sync::Mutex::new(model);
     let lines = world.run(|place| {
-        let model = model.lock().map_err(|_| anyhow::anyhow!("another rank panicked"))?;
         let mut worker = model.worker(&world, place)?;
         args.images
             .iter()
             .map(|path| {
                 let p = probabilities(&model, &mut worker, path, views)?;
-                Ok(describe(path, &p, &classes, args))
+                Ok(describe(path, &p, &model.classes, args))
             })
             .collect::<Result<Vec<_>>>()
     })?;

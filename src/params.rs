@@ -114,6 +114,17 @@ impl Arena {
         }
     }
 
+    /// Makes replicas that can see the same memory hold one copy of `weights` between them: each
+    /// writes the part it updates and reads all. To be called by all of them, before any layer looks
+    /// into the arena.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    pub fn share_weights(&mut self, data: &dyn Collective) -> Result<()> {
+        self.weights = data.share(&self.weights)?;
+        Ok(())
+    }
+
     /// What the arena holds, in forward order.
     #[must_use]
     pub fn specs(&self) -> &[ParamSpec] {

@@ -70,8 +70,12 @@ pub fn worker(config: &Config, arch: &Architecture, world: &World, place: Place)
         size: topology.num_replicas,
         bucket_bytes: config.devices.bucket_bytes,
     };
-    let mut net = plan.build(kind(config.train.precision), place.device, sharing);
-    net.arena.load(|spec| Ok(spec.initial(config.train.seed)))?;
+    let mut arena = plan.arena(kind(config.train.precision), place.device, sharing);
+    arena.share_weights(&*place.data)?;
+    // Before the optimizer's memory is there: initial values pass through fp64.
+    arena.load(|spec| Ok(spec.initial(config.train.seed)))?;
+    place.data.flush()?;
+    let net = plan.build(arena);
     let train = &config.train;
     let rule = match train.optimizer {
         OptimizerChoice::Momentum => Rule::Momentum(train.momentum),

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::canonical::{self, Tensors};
-use crate::checkpoint::{Checkpoint, Mark};
+use crate::canonical::Shared;
+use crate::checkpoint::Mark;
 use crate::config::{Config, ScheduleKind};
 use crate::data::Views;
 use crate::exit::Exit;
@@ -27,7 +27,7 @@ use crate::run_folder::RunFolder;
 use crate::schedule::{Rule, Schedule};
 use crate::stop::{Go, Stop};
 use crate::train::{StepDone, Worker};
-use saving::{Part, open_folder, read_pretrained, restore};
+use saving::{Part, Resumed, open_folder, read_pretrained};
 
 /// What all ranks of a run share.
 pub struct Session<'a> {
@@ -39,11 +39,11 @@ pub struct Session<'a> {
     metrics: Metrics,
     stop: Stop,
     length: RunLength,
-    /// Where to go on from, behind a lock: ranks copy their parts of it one at a time.
-    resumed: Mutex<Option<Checkpoint>>,
+    /// Where to go on from.
+    resumed: Option<Resumed>,
     start: u64,
-    /// Weights of another network to start from, behind a lock for the same reason.
-    pretrained: Mutex<Option<Tensors>>,
+    /// Weights of another network to start from.
+    pretrained: Option<Shared>,
     /// The loader of the evaluation under way, with the step it was made for.
     evaluation: Mutex<Option<(u64, Handout)>>,
     /// The parts of a checkpoint that other columns have laid down.
@@ -136,8 +136,8 @@ impl<'a> Session<'a> {
             stop: Stop::default(),
             length,
             start: resumed.as_ref().map_or(0, |c| c.state.step),
-            resumed: Mutex::new(resumed),
-            pretrained: Mutex::new(pretrained.transpose()?),
+            resumed: resumed.map(Resumed::from),
+            pretrained: pretrained.transpose()?,
             evaluation: Mutex::new(None),
             assembly: Mutex::new(Vec::new()),
         })
@@ -147,17 +147,17 @@ impl<'a> Session<'a> {
     fn rank(&self, place: Place, batches: &Handout) -> Result<Option<Tally>> {
         let batches = batches.take(&place)?;
         let mut worker = run::worker(self.config, &self.arch, &self.world, place)?;
-        if let Some(weights) = &*self.pretrained.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(weights) = &self.pretrained {
             let seed = self.config.train.seed;
-            worker.net.arena.load(|spec| match weights.contains_key(&spec.name) {
-                true => canonical::part(weights, &spec.name, spec),
+            worker.load(|spec| match weights.contains(&spec.name) {
+                true => weights.part(&spec.name, spec),
                 false => Ok(spec.initial(seed)),
             })?;
         }
         let schedule = schedule(self.config, self.length);
         let mut at = Progressing { schedule, best_top1: None, tally: None };
-        if let Some(checkpoint) = &*self.resumed.lock().unwrap_or_else(PoisonError::into_inner) {
-            restore(checkpoint, &mut worker, &mut at)?;
+        if let Some(resumed) = &self.resumed {
+            resumed.restore(&mut worker, &mut at)?;
         }
         let mut saved = self.start;
         for step in self.start..self.length.total_steps {

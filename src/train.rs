@@ -16,7 +16,7 @@ use crate::launch::Place;
 use crate::net::loss::{self, Tally};
 use crate::net::{Mode, Net, Pass};
 use crate::optim::Optimizer;
-use crate::params::{Arena, narrow};
+use crate::params::{Arena, ParamSpec, narrow};
 use crate::random::{Key, Purpose};
 
 /// The loss stopped being a number.
@@ -68,6 +68,16 @@ pub struct StepDone {
 }
 
 impl Worker {
+    /// Overwrites every parameter with `values(spec)`, of the parameter's shape on this rank. All
+    /// replicas do so together, with the same values: they may share the memory.
+    ///
+    /// # Errors
+    /// If a value is missing or has another shape, or a peer has failed.
+    pub fn load(&mut self, values: impl FnMut(&ParamSpec) -> Result<Tensor>) -> Result<()> {
+        self.net.arena.load(values)?;
+        self.place.data.flush()
+    }
+
     /// Trains on this rank's share of the batch of `step` at learning rate `lr`.
     ///
     /// # Errors
@@ -93,6 +103,7 @@ impl Worker {
         self.net.backward(loss.dlogits, &pass, |arena, ready| {
             buckets.reduce_scatter(arena, &ready, &**data)
         })?;
+        // Weights may be shared: nobody may write while a replica still computes with them.
         data.flush()?;
         let backward_ms = clock.lap_ms();
 

@@ -70,7 +70,7 @@ fn golden() -> Tensors {
 fn net(golden: &Tensors, kind: Kind) -> Net {
     let plan = Plan::new(&reduced_paper(), Site::WHOLE).expect("one device");
     let sharing = Sharing { rank: 0, size: 1, bucket_bytes: usize::MAX };
-    let mut net = plan.build(kind, Device::Cpu, sharing);
+    let mut net = plan.build(plan.arena(kind, Device::Cpu, sharing));
     net.arena
         .load(|spec| Ok(golden[&format!("weights.{}", spec.name)].to_kind(kind)))
         .expect("shapes agree");

@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use super::{Collective, Gate, PeerFailed};
-use crate::elements::{by_kind, slice, slice_mut};
+use crate::elements::{by_kind, bytes, bytes_mut, slice, slice_mut};
 use crate::kernels::sum::sum_into;
 
 /// Where the ranks of one group meet. Clone it into each rank's thread, then [`Rendezvous::join`].
@@ -131,7 +131,7 @@ fn synchronize(device: Device) {
     }
 }
 
-fn bytes(num_elements: usize, kind: Kind) -> usize {
+fn num_bytes(num_elements: usize, kind: Kind) -> usize {
     num_elements * kind.elt_size_in_bytes()
 }
 
@@ -144,11 +144,17 @@ fn narrow(flat: &Tensor, range: &Range<usize>) -> Tensor {
     flat.narrow(0, range.start as i64, range.len() as i64)
 }
 
-/// Copies unless both are the same memory.
-fn copy(from: &Tensor, to: &mut Tensor) {
-    if from.data_ptr() != to.data_ptr() {
-        to.copy_(from);
+/// Copies unless both are the same memory. On the CPU by `memcpy`, which writes large blocks past the
+/// caches; libtorch's copy reads every line before it overwrites it.
+fn copy(from: &Tensor, to: &mut Tensor) -> Result<()> {
+    if from.data_ptr() == to.data_ptr() {
+        return Ok(());
     }
+    if from.device() == Device::Cpu && to.device() == Device::Cpu {
+        bytes_mut(to).copy_from_slice(bytes(from));
+        return Ok(());
+    }
+    Ok(to.f_copy_(from)?)
 }
 
 impl Collective for InProcess {
@@ -162,7 +168,7 @@ impl Collective for InProcess {
 
     fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
         let len = x.numel();
-        self.count(2 * bytes(len, x.kind()) * (self.size - 1) / self.size);
+        self.count(2 * num_bytes(len, x.kind()) * (self.size - 1) / self.size);
         let flat = x.view(-1);
         let lent = self.exchange(&flat)?;
         // Peers read their own parts of `x` while this one changes: nobody reads what is written.
@@ -171,7 +177,7 @@ impl Collective for InProcess {
         self.settle()?;
         for (rank, theirs) in lent.iter().enumerate() {
             let part = self.part(rank, len);
-            copy(&narrow(theirs, &part), &mut narrow(&flat, &part));
+            copy(&narrow(theirs, &part), &mut narrow(&flat, &part))?;
         }
         self.settle()
     }
@@ -184,10 +190,10 @@ impl Collective for InProcess {
             self.size,
             out.numel()
         );
-        self.count(bytes(len, shard.kind()) * (self.size - 1));
+        self.count(num_bytes(len, shard.kind()) * (self.size - 1));
         let out = out.view(-1);
         for (rank, theirs) in self.exchange(&shard.view(-1))?.iter().enumerate() {
-            copy(theirs, &mut narrow(&out, &(rank * len..(rank + 1) * len)));
+            copy(theirs, &mut narrow(&out, &(rank * len..(rank + 1) * len)))?;
         }
         Ok(())
     }
@@ -200,21 +206,27 @@ impl Collective for InProcess {
             x.numel(),
             self.size
         );
-        self.count(bytes(len, x.kind()) * (self.size - 1));
+        self.count(num_bytes(len, x.kind()) * (self.size - 1));
         let own = self.rank * len..(self.rank + 1) * len;
         let (flat, mut out) = (x.view(-1), out.view(-1));
         let lent = self.exchange(&flat)?;
-        copy(&narrow(&flat, &own), &mut out);
+        copy(&narrow(&flat, &own), &mut out)?;
         self.add(&lent, &own, &mut out)
     }
 
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
         if self.rank == root {
-            self.count(bytes(x.numel(), x.kind()) * (self.size - 1));
+            self.count(num_bytes(x.numel(), x.kind()) * (self.size - 1));
         }
         let lent = self.exchange(x)?;
-        copy(&lent[root], x);
+        copy(&lent[root].view(-1), &mut x.view(-1))?;
         self.settle()
+    }
+
+    fn share(&self, x: &Tensor) -> Result<Tensor> {
+        let lent = self.exchange(x)?;
+        let is_seen_by_all = lent.iter().all(|x| x.device() == Device::Cpu);
+        Ok(if is_seen_by_all { lent[0].shallow_clone() } else { x.shallow_clone() })
     }
 
     fn flush(&self) -> Result<()> {

@@ -55,6 +55,14 @@ pub trait Collective {
     /// If a peer has failed.
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()>;
 
+    /// The first rank's `x` itself where the ranks can all work on the same memory, else `x`.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn share(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.shallow_clone())
+    }
+
     /// Waits until everything issued so far has arrived, here and at the peers.
     ///
     /// # Errors

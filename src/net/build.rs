@@ -122,10 +122,16 @@ impl Plan {
         self.layers.iter().map(|layer| layer.macs).sum()
     }
 
-    /// Allocates the parameters and makes the layers.
+    /// Allocates the parameters, all zero.
     #[must_use]
-    pub fn build(&self, kind: Kind, device: Device, sharing: Sharing) -> Net {
-        let arena = Arena::new(self.params.clone(), kind, device, sharing);
+    pub fn arena(&self, kind: Kind, device: Device, sharing: Sharing) -> Arena {
+        Arena::new(self.params.clone(), kind, device, sharing)
+    }
+
+    /// Makes the layers, which look into `arena`.
+    #[must_use]
+    pub fn build(&self, arena: Arena) -> Net {
+        let device = arena.weights.device();
         let mut layers: Vec<Box<dyn Layer>> = Vec::with_capacity(self.layers.len());
         let mut rest = &self.layers[..];
         while let [next, ..] = rest {

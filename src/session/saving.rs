@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use anyhow::{Result, ensure};
 
 use super::{Progressing, Session};
-use crate::canonical::{self, Tensors};
+use crate::canonical::{self, Shared, Tensors};
 use crate::checkpoint::{self, Checkpoint, Mark, State};
 use crate::config::{Config, Resume};
 use crate::net::arch::Architecture;
@@ -105,26 +105,37 @@ pub(super) fn open_folder(
     Ok((resumed, folder))
 }
 
-pub(super) fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Tensors> {
+pub(super) fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Shared> {
     let read = pretrained::read(path, &Plan::new(arch, Site::WHOLE)?.params)?;
     tracing::info!("{}: {}", path.display(), read.describe());
-    Ok(read.weights)
+    Ok(Shared::new(read.weights))
 }
 
-pub(super) fn restore(
-    checkpoint: &Checkpoint,
-    worker: &mut Worker,
-    at: &mut Progressing,
-) -> Result<()> {
-    let arena = &mut worker.net.arena;
-    arena.load(|spec| canonical::part(&checkpoint.weights, &spec.name, spec))?;
-    for (state, tensor) in worker.optimizer.state_tensors() {
-        arena.load_state(tensor, |spec| {
-            let name = format!("{}.{state}", spec.name);
-            canonical::part(&checkpoint.optimizer, &name, spec)
-        })?;
+/// A checkpoint that all ranks go on from.
+pub(super) struct Resumed {
+    state: State,
+    weights: Shared,
+    optimizer: Shared,
+}
+
+impl From<Checkpoint> for Resumed {
+    fn from(Checkpoint { state, weights, optimizer }: Checkpoint) -> Self {
+        Self { state, weights: Shared::new(weights), optimizer: Shared::new(optimizer) }
     }
-    at.schedule.restore(checkpoint.state.schedule);
-    at.best_top1 = checkpoint.state.best_top1;
-    Ok(())
+}
+
+impl Resumed {
+    /// Puts a rank where it was.
+    pub(super) fn restore(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
+        worker.load(|spec| self.weights.part(&spec.name, spec))?;
+        let arena = &worker.net.arena;
+        for (state, tensor) in worker.optimizer.state_tensors() {
+            arena.load_state(tensor, |spec| {
+                self.optimizer.part(&format!("{}.{state}", spec.name), spec)
+            })?;
+        }
+        at.schedule.restore(self.state.schedule);
+        at.best_top1 = self.state.best_top1;
+        Ok(())
+    }
 }
