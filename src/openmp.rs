@@ -1,8 +1,8 @@
 //! How libtorch's OpenMP threads wait for work: asleep.
 //!
-//! By default they spin, on the cores that our kernels and the decoders need at that moment: a step on
-//! two cores is 3 to 7 % slower for it (docs/results), and many times slower beside another busy
-//! process. The library reads its environment when it is loaded, before `main`: hence the new start.
+//! By default they spin, on the cores that our kernels and the decoders need at that moment; beside another
+//! busy process a step then takes many times as long. The library reads its environment when it is loaded,
+//! before `main`: hence the new start.
 
 use std::env;
 use std::os::unix::process::CommandExt;
