@@ -147,6 +147,9 @@ impl World {
             .build()
             .context("cannot start the threads of a rank")?;
         pool.install(|| {
+            // libtorch gives a thread the latest number set anywhere when the thread first asks for it:
+            // ask before setting, or another run in this process decides, and sums round differently.
+            tch::get_num_threads();
             tch::set_num_threads(self.threads as i32);
             // Torch counts gradients by default, and this program computes its own.
             let _no_grad = tch::no_grad_guard();
