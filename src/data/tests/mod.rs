@@ -1,10 +1,17 @@
 //! Tests of the pipeline as a whole and what they share: small image sets in temporary folders.
 
 mod augmenting;
+mod cifar_files;
+mod class_files;
 mod decoding;
 mod folders;
 mod generating;
+mod imagenet_tars;
 mod loading;
+mod mutations;
+mod pickles;
+mod shard_files;
+mod tar_files;
 mod tolerating;
 
 use std::fs;
@@ -48,6 +55,28 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
         fs::write(path, bytes).expect("a new file");
     }
     root
+}
+
+/// A tar of plain files as GNU tar writes it.
+fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, name, *bytes).expect("a valid member");
+    }
+    builder.into_inner().expect("it is in memory")
+}
+
+/// Every image of a split: its label's class, its label and its bytes.
+fn images(source: &dyn Source) -> Vec<(String, usize, Vec<u8>)> {
+    let image = |index| {
+        let mut bytes = Vec::new();
+        source.read(index, &mut bytes).expect("a readable image");
+        let label = source.label(index);
+        (source.classes()[label].clone(), label, bytes)
+    };
+    (0..source.len()).map(image).collect()
 }
 
 /// A set in memory whose image `i` is all of one colour, `[i, 2 i, 3 i]`, of class `i % 3`.
@@ -207,6 +236,10 @@ fn drain(loader: Loader) -> Result<Vec<Vec<Contents>>, DataError> {
 fn open_error(root: &Path, split: Split) -> String {
     match open(root, split) {
         Ok(_) => panic!("{} opened", root.display()),
-        Err(error) => error.to_string(),
+        Err(error) => {
+            let message = error.to_string();
+            assert_eq!(message.lines().count(), 1, "{message:?}");
+            message
+        }
     }
 }
