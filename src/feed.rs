@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::cancel::Cancel;
 use crate::config::{Config, DataConfig};
 use crate::data::{
-    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Loader, Normalisation, Source, Split,
+    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Loader, Normalisation, Source,
     TrainLoader, Views,
 };
 use crate::topology::Topology;
@@ -62,9 +62,10 @@ impl Feed {
         let path = locate(&config.data)?;
         let data = &config.data;
         let crop = if data.crop == 0 { input } else { data.crop };
+        let (train, test) = data::open_both(&path)?;
         Ok(Self {
-            train: data::open(&path, Split::Train)?,
-            test: data::open(&path, Split::Test)?,
+            train,
+            test,
             geometry: Geometry {
                 resize: data.resize as u32,
                 pad: data.pad as u32,

@@ -131,7 +131,12 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
     model.config.devices.device = args.device;
     let views = views(args.views);
     let world = run::world(&model.config)?;
-    let classes = model.checkpoint.state.classes.clone();
+    let state = &model.checkpoint.state;
+    let name = |(i, id): (usize, &String)| Class {
+        id: id.clone(),
+        name: state.class_names.get(i).unwrap_or(id).clone(),
+    };
+    let classes: Vec<Class> = state.classes.iter().enumerate().map(name).collect();
     let model = std::sync::Mutex::new(model);
     let lines = world.run(|place| {
         let model = model.lock().map_err(|_| anyhow::anyhow!("another rank panicked"))?;
@@ -168,14 +173,34 @@ fn probabilities(
     Ok(Vec::<f64>::try_from(p.f_view([-1])?.f_to_kind(tch::Kind::Double)?)?)
 }
 
-fn describe(path: &Path, p: &[f64], classes: &[String], args: &PredictArgs) -> String {
+/// A class as it is printed.
+struct Class {
+    /// What tells it apart.
+    id: String,
+    /// What people call it.
+    name: String,
+}
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.id == self.name {
+            true => write!(f, "{}", self.id),
+            false => write!(f, "{} ({})", self.name, self.id),
+        }
+    }
+}
+
+fn describe(path: &Path, p: &[f64], classes: &[Class], args: &PredictArgs) -> String {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
     order.truncate(args.top);
     if args.json {
         let top: Vec<_> = order
             .iter()
-            .map(|&i| serde_json::json!({ "class": classes[i], "probability": p[i] }))
+            .map(|&i| {
+                let Class { id, name } = &classes[i];
+                serde_json::json!({ "class": id, "name": name, "probability": p[i] })
+            })
             .collect();
         return serde_json::json!({ "image": path.display().to_string(), "top": top }).to_string();
     }
