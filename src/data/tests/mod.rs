@@ -9,6 +9,7 @@ mod generating;
 mod imagenet_tars;
 mod loading;
 mod mutations;
+mod photographs;
 mod pickles;
 mod shard_files;
 mod tar_files;
