@@ -33,8 +33,11 @@ pub struct State {
     pub step: u64,
     /// The architecture's name.
     pub arch: String,
-    /// Class names in the order of the logits.
+    /// What tells the classes apart, in the order of the logits.
     pub classes: Vec<String>,
+    /// What people call them, in the same order.
+    #[serde(default)]
+    pub class_names: Vec<String>,
     /// Where a plateau schedule stands.
     pub schedule: PlateauState,
     /// The best top-1 accuracy so far.
@@ -51,7 +54,18 @@ impl State {
     pub fn new(step: u64, arch: String, classes: Vec<String>, config: String) -> Self {
         let (schedule, best_top1) = (PlateauState::default(), None);
         let sizes = BTreeMap::new();
-        Self { format: FORMAT, step, arch, classes, schedule, best_top1, config, sizes }
+        let class_names = classes.clone();
+        Self {
+            format: FORMAT,
+            step,
+            arch,
+            classes,
+            class_names,
+            schedule,
+            best_top1,
+            config,
+            sizes,
+        }
     }
 }
 

@@ -141,7 +141,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", help_heading = "Devices")]
     pub threads: Option<usize>,
 
-    /// A data set on disk, or `generated` [data.path]
+    /// An image folder (train/CLASS/*.jpg and val/ or test/), ILSVRC2012's tars, webdataset shards
+    /// (a folder or NAME-{000..146}.tar), CIFAR-10 or -100, or `generated` [data.path]
     #[arg(long, visible_aliases = ["data-dir", "data-path"], value_name = "PATH", help_heading = "Data")]
     pub data: Option<String>,
     /// Decoding threads; 0 is automatic [data.workers, default: 0]

@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::cancel::Cancel;
 use crate::config::{Config, DataConfig};
 use crate::data::{
-    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Loader, Normalisation, Source, Split,
+    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Images, Loader, Normalisation,
     TrainLoader, Views,
 };
 use crate::topology::Topology;
@@ -21,9 +21,9 @@ pub const GENERATED: &str = "generated";
 /// The images of a run.
 pub struct Feed {
     /// The training split.
-    pub train: Arc<dyn Source>,
+    pub train: Images,
     /// The test split.
-    pub test: Arc<dyn Source>,
+    pub test: Images,
     geometry: Geometry,
     normalisation: Normalisation,
     workers: usize,
@@ -62,9 +62,10 @@ impl Feed {
         let path = locate(&config.data)?;
         let data = &config.data;
         let crop = if data.crop == 0 { input } else { data.crop };
+        let (train, test) = data::open_both(&path)?;
         Ok(Self {
-            train: data::open(&path, Split::Train)?,
-            test: data::open(&path, Split::Test)?,
+            train,
+            test,
             geometry: Geometry {
                 resize: data.resize as u32,
                 pad: data.pad as u32,

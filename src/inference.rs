@@ -24,18 +24,24 @@ struct Model {
     config: Config,
     arch: Architecture,
     classes: Vec<String>,
+    class_names: Vec<String>,
     weights: Shared,
 }
 
 impl Model {
     fn load(path: &Path) -> Result<Self> {
         let checkpoint = checkpoint::load(path)?;
+        let state = checkpoint.state;
         let name = path.display().to_string();
         let none: Vec<Override> = Vec::new();
-        let config = Config::from_toml(&name, &checkpoint.state.config, none)?;
-        let arch = run::architecture(&config, checkpoint.state.classes.len())?;
-        let (classes, weights) = (checkpoint.state.classes, Shared::new(checkpoint.weights));
-        Ok(Self { config, arch, classes, weights })
+        let config = Config::from_toml(&name, &state.config, none)?;
+        Ok(Self {
+            arch: run::architecture(&config, state.classes.len())?,
+            config,
+            classes: state.classes,
+            class_names: state.class_names,
+            weights: Shared::new(checkpoint.weights),
+        })
     }
 
     /// One rank's worker with the checkpoint's weights.
@@ -126,13 +132,18 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
     model.config.devices.device = args.device;
     let views = views(args.views);
     let world = run::world(&model.config)?;
+    let name = |(i, id): (usize, &String)| Class {
+        id: id.clone(),
+        name: model.class_names.get(i).unwrap_or(id).clone(),
+    };
+    let classes: Vec<Class> = model.classes.iter().enumerate().map(name).collect();
     let lines = world.run(|place| {
         let mut worker = model.worker(&world, place)?;
         args.images
             .iter()
             .map(|path| {
                 let p = probabilities(&model, &mut worker, path, views)?;
-                Ok(describe(path, &p, &model.classes, args))
+                Ok(describe(path, &p, &classes, args))
             })
             .collect::<Result<Vec<_>>>()
     })?;
@@ -160,14 +171,34 @@ fn probabilities(
     Ok(Vec::<f64>::try_from(p.f_view([-1])?.f_to_kind(tch::Kind::Double)?)?)
 }
 
-fn describe(path: &Path, p: &[f64], classes: &[String], args: &PredictArgs) -> String {
+/// A class as it is printed.
+struct Class {
+    /// What tells it apart.
+    id: String,
+    /// What people call it.
+    name: String,
+}
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.id == self.name {
+            true => write!(f, "{}", self.id),
+            false => write!(f, "{} ({})", self.name, self.id),
+        }
+    }
+}
+
+fn describe(path: &Path, p: &[f64], classes: &[Class], args: &PredictArgs) -> String {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
     order.truncate(args.top);
     if args.json {
         let top: Vec<_> = order
             .iter()
-            .map(|&i| serde_json::json!({ "class": classes[i], "probability": p[i] }))
+            .map(|&i| {
+                let Class { id, name } = &classes[i];
+                serde_json::json!({ "class": id, "name": name, "probability": p[i] })
+            })
             .collect();
         return serde_json::json!({ "image": path.display().to_string(), "top": top }).to_string();
     }

@@ -16,15 +16,18 @@ use super::decode::DecodeError;
 pub enum DataError {
     /// The path of the image set is not there.
     #[error(
-        "{}: no such folder; expected an image folder (PATH/train/<class>/*.jpg) or the binary \
-         CIFAR-10 files (PATH/data_batch_1.bin ...)", .path.display()
+        "{}: no such folder; expected an image folder (PATH/train/<class>/*.jpg), the tars of \
+         ILSVRC2012, webdataset shards or CIFAR files", .path.display()
     )]
     Missing {
         /// The path as given.
         path: PathBuf,
     },
-    /// The path is a file.
-    #[error("{}: is a file, not a folder; give the folder that contains train/", .path.display())]
+    /// The path is a file of no known kind.
+    #[error(
+        "{}: is a file, not a folder; give the folder that contains train/, or webdataset shards \
+         (NAME-{{000000..000146}}.tar)", .path.display()
+    )]
     NotAFolder {
         /// The path as given.
         path: PathBuf,
@@ -103,39 +106,39 @@ pub enum DataError {
         /// The `train` folder.
         train: PathBuf,
     },
-    /// A CIFAR-10 file of another length.
+    /// ImageNet's validation images without a file that labels them.
     #[error(
-        "{}: {found} bytes, but a CIFAR-10 binary batch has {expected}; fetch it again", .path.display()
+        "{}: has validation images without class folders and no labels for them; put \
+         ILSVRC2012_devkit_t12.tar.gz (or Kaggle's LOC_val_solution.csv) there", .path.display()
     )]
-    CifarLength {
-        /// The file.
+    NoValidationLabels {
+        /// The data folder.
         path: PathBuf,
-        /// Its length.
-        found: u64,
-        /// The right length.
-        expected: u64,
     },
-    /// A CIFAR-10 record with a label outside 0..10.
+    /// Ground truth in ILSVRC ids, without the table of ids.
     #[error(
-        "{}: record {record} has label {label}, but CIFAR-10 has classes 0 to 9; fetch it again",
-        .path.display()
+        "{}: gives ILSVRC ids, and what they mean is missing; put meta.mat of the devkit (or \
+         ILSVRC2012_devkit_t12.tar.gz) beside it", .path.display()
     )]
-    CifarLabel {
-        /// The file.
+    NoDevkitTable {
+        /// The file with the ids.
         path: PathBuf,
-        /// The record's index in the file.
-        record: usize,
-        /// The label byte.
-        label: u8,
     },
-    /// The CIFAR-10 release for Python (pickles) instead of the binary one.
-    #[error(
-        "{}: is the Python version of CIFAR-10 (pickled files); use the binary version \
-         (data_batch_1.bin ... test_batch.bin)", .path.display()
-    )]
-    CifarPickles {
+    /// Several data sets where one was asked for.
+    #[error("{}: holds several data sets ({found}); give the path of one", .path.display())]
+    Ambiguous {
         /// The folder.
         path: PathBuf,
+        /// What it holds.
+        found: String,
+    },
+    /// A file that is not what its name or its own header says.
+    #[error("{}: {problem}", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, what is wrong, and what to do.
+        problem: String,
     },
     /// An operation of the file system failed.
     #[error("cannot {action} {}: {source}", .path.display())]
@@ -228,6 +231,11 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// What is wrong with the content of a file.
+    pub(super) fn malformed(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Malformed { path: path.into(), problem: problem.into() }
+    }
+
     /// For `map_err`: an I/O error with what was done to which path.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();

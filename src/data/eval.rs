@@ -12,7 +12,7 @@ use super::bad::BadImages;
 use super::error::DataError;
 use super::finish::Normalisation;
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
-use super::source::Source;
+use super::source::Images;
 use super::views::Views;
 use super::worker::Worker;
 
@@ -20,7 +20,7 @@ use super::worker::Worker;
 #[derive(Clone)]
 pub struct EvalLoader {
     /// The test split.
-    pub source: Arc<dyn Source>,
+    pub source: Images,
     /// From image to network input.
     pub geometry: Geometry,
     /// Mean and deviation.

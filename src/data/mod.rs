@@ -9,22 +9,33 @@
 //! The module knows pixels, labels and positions within a batch. It refuses to know devices,
 //! tensors, ranks and the configuration file.
 
+mod archive;
 mod augment;
 mod bad;
+mod braces;
 mod cifar;
+mod class_names;
 mod decode;
 mod error;
 mod eval;
 mod finish;
 mod folder;
 mod generated;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
+mod ilsvrc;
 mod lighting;
 mod loader;
+mod matlab;
 mod order;
 mod pattern;
+mod pickle;
+mod shards;
 mod slot;
 mod source;
+mod tar_images;
 mod train;
+mod validation;
 mod views;
 mod worker;
 
@@ -42,6 +53,6 @@ pub use lighting::LightingScale;
 pub use loader::{BatchReceiver, Delivery, Loader};
 pub use order::{EpochOrder, Order};
 pub use slot::Batch;
-pub use source::{Content, Source, Split, open};
+pub use source::{Content, Images, Source, Split, open, open_both};
 pub use train::TrainLoader;
 pub use views::{Views, load_views};

@@ -12,7 +12,7 @@ use super::error::DataError;
 use super::finish::Normalisation;
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
 use super::order::{EpochOrder, Order};
-use super::source::Source;
+use super::source::Images;
 use super::worker::Worker;
 
 /// How many images in a row are tried before giving up.
@@ -22,7 +22,7 @@ const MAX_TRIES: usize = 16;
 #[derive(Clone)]
 pub struct TrainLoader {
     /// The training split.
-    pub source: Arc<dyn Source>,
+    pub source: Images,
     /// The order within an epoch.
     pub order: Order,
     /// From image to network input.

@@ -62,6 +62,7 @@ impl Session<'_> {
         let classes = self.feed.train.classes().to_vec();
         let config = self.config.to_toml();
         let mut state = State::new(step, self.arch.name.to_owned(), classes, config);
+        state.class_names = self.feed.train.class_names().to_vec();
         state.schedule = at.schedule.state();
         state.best_top1 = at.best_top1;
         let checkpoint = Checkpoint { state, weights, optimizer };

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use super::{folder, jpeg, open_error};
-use crate::data::cifar::Cifar;
-use crate::data::{Content, Source, Split, open};
+use crate::data::{Content, Split, open};
 
 const X: &[u8] = b"any bytes: opening does not decode";
 
@@ -91,51 +90,4 @@ fn a_png_named_jpg_is_decoded_by_its_content() {
         let loaded = crate::data::load_views(&path, &geometry, &super::NORMALISATION, views);
         assert_eq!(loaded.expect("a readable image").len(), 8 * 8 * 3);
     }
-}
-
-/// A CIFAR-10 file whose record `i` has label `i % 10` and planes of i, i + 1, i + 2.
-fn cifar_file(num_records: usize) -> Vec<u8> {
-    (0..num_records)
-        .flat_map(|i| {
-            let plane = |c: usize| vec![(i + c) as u8; 1024];
-            [vec![(i % 10) as u8], plane(0), plane(1), plane(2)].concat()
-        })
-        .collect()
-}
-
-#[test]
-fn cifar_planes_become_interleaved_pixels() {
-    let root = folder(&[("a.bin", &cifar_file(12)), ("b.bin", &cifar_file(12))]);
-    let files = ["a.bin", "b.bin"].map(|file| root.path().join(file)).to_vec();
-    let cifar = Cifar::read(root.path(), files, 12).expect("good files");
-    assert_eq!((cifar.len(), cifar.label(11), cifar.label(12)), (24, 1, 0));
-    assert_eq!(cifar.classes()[3], "cat");
-    assert!(cifar.name(13).ends_with("b.bin record 1"));
-    let mut bytes = Vec::new();
-    let content = cifar.read(15, &mut bytes).expect("it is in memory");
-    assert_eq!(content, Content::Rgb { width: 32, height: 32 });
-    assert_eq!(bytes, [3, 4, 5].repeat(1024));
-}
-
-#[test]
-fn cifar_files_are_found_one_level_down_and_checked() {
-    let names = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n";
-    let root = folder(&[
-        ("cifar-10-batches-bin/test_batch.bin", &cifar_file(10_000)),
-        ("cifar-10-batches-bin/data_batch_1.bin", &cifar_file(9_999)),
-        ("cifar-10-batches-bin/batches.meta.txt", names.as_bytes()),
-    ]);
-    let test = open(root.path(), Split::Test).expect("a good file");
-    assert_eq!((test.len(), test.classes()[9].as_str()), (10_000, "j"));
-    let message = open_error(root.path(), Split::Train);
-    assert!(message.contains("30726927 bytes") && message.contains("30730000"), "{message}");
-
-    let mut wrong_label = cifar_file(2);
-    wrong_label[3073] = 200;
-    let root = folder(&[("a.bin", &wrong_label)]);
-    let error = Cifar::read(root.path(), vec![root.path().join("a.bin")], 2).err();
-    assert!(error.expect("a wrong label").to_string().contains("record 1 has label 200"));
-
-    let pickles = folder(&[("cifar-10-batches-py/data_batch_1", X)]);
-    assert!(open_error(pickles.path(), Split::Train).contains("Python version"));
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::thread;
 
 use super::{Contents, Pictures, Plain, delivery, drain, eval, train};
-use crate::data::{Content, DataError, Order, Source, Views};
+use crate::data::{Content, DataError, Images, Order, Source, Views};
 
 const ALL: &[(usize, usize)] = &[(0, 4)];
 
-fn pictures() -> Arc<dyn Source> {
+fn pictures() -> Images {
     Arc::new(Pictures::new(18))
 }
 

@@ -1,15 +1,22 @@
 //! Tests of the pipeline as a whole and what they share: small image sets in temporary folders.
 
 mod augmenting;
+mod cifar_files;
+mod class_files;
 mod decoding;
 mod folders;
 mod generating;
+mod imagenet_tars;
 mod loading;
+mod mutations;
+mod photographs;
+mod pickles;
+mod shard_files;
+mod tar_files;
 mod tolerating;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{io, iter};
 
@@ -48,6 +55,28 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
         fs::write(path, bytes).expect("a new file");
     }
     root
+}
+
+/// A tar of plain files as GNU tar writes it.
+fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, name, *bytes).expect("a valid member");
+    }
+    builder.into_inner().expect("it is in memory")
+}
+
+/// Every image of a split: its label's class, its label and its bytes.
+fn images(source: &dyn Source) -> Vec<(String, usize, Vec<u8>)> {
+    let image = |index| {
+        let mut bytes = Vec::new();
+        source.read(index, &mut bytes).expect("a readable image");
+        let label = source.label(index);
+        (source.classes()[label].clone(), label, bytes)
+    };
+    (0..source.len()).map(image).collect()
 }
 
 /// A set in memory whose image `i` is all of one colour, `[i, 2 i, 3 i]`, of class `i % 3`.
@@ -137,7 +166,7 @@ const NORMALISATION: Normalisation =
     Normalisation { mean: [127.0, 120.0, 105.0], std: [1.0, 2.0, 4.0] };
 
 /// A training loader of 4 images a batch over `source`.
-fn train(source: Arc<dyn Source>, last_step: u64) -> TrainLoader {
+fn train(source: Images, last_step: u64) -> TrainLoader {
     TrainLoader {
         source,
         order: Order::Shuffled,
@@ -153,7 +182,7 @@ fn train(source: Arc<dyn Source>, last_step: u64) -> TrainLoader {
 }
 
 /// An evaluation loader of the same geometry.
-fn eval(source: Arc<dyn Source>, batch: usize, views: Views) -> EvalLoader {
+fn eval(source: Images, batch: usize, views: Views) -> EvalLoader {
     let (geometry, normalisation) = (GEOMETRY, NORMALISATION);
     EvalLoader { source, geometry, normalisation, views, batch, max_bad_fraction: 0.01 }
 }
@@ -207,6 +236,10 @@ fn drain(loader: Loader) -> Result<Vec<Vec<Contents>>, DataError> {
 fn open_error(root: &Path, split: Split) -> String {
     match open(root, split) {
         Ok(_) => panic!("{} opened", root.display()),
-        Err(error) => error.to_string(),
+        Err(error) => {
+            let message = error.to_string();
+            assert_eq!(message.lines().count(), 1, "{message:?}");
+            message
+        }
     }
 }

@@ -1,0 +1,8 @@
+//! The image pipeline of the program, with its entry points for hostile bytes.
+
+#[path = "../../src/cancel.rs"]
+pub mod cancel;
+#[path = "../../src/data/mod.rs"]
+pub mod data;
+#[path = "../../src/random.rs"]
+pub mod random;

@@ -1,0 +1,103 @@
+//! What untrusted bytes may do to each reader: end in a value or an error, and nothing else.
+//!
+//! The entry points of the fuzz targets and of the mutation tests; not part of the program. Each
+//! panics if a reader answers with something that does not fit its input.
+
+use super::archive::walk;
+use super::cifar::{CIFAR10_BINARY, CIFAR10_PYTHON, CIFAR100_BINARY, Cifar};
+use super::decode::{Decoder, Image};
+use super::pickle::Pickle;
+use super::shards::index_shard;
+use super::source::Source;
+use super::{braces, matlab};
+
+/// Walks a tar.
+pub fn tar(bytes: &[u8]) -> Result<(), String> {
+    let file = bytes.to_vec();
+    let mut end = 0;
+    walk(&file, 0..file.len() as u64, |member| {
+        assert!(member.bytes.start >= end + 512 && member.bytes.start <= member.bytes.end);
+        assert!(!member.name.starts_with('/') && !member.name.split('/').any(|part| part == ".."));
+        end = member.bytes.end;
+        assert!(end <= file.len() as u64, "a member lies in its tar");
+        Ok(())
+    })
+}
+
+/// Indexes a webdataset shard.
+pub fn shard(bytes: &[u8]) -> Result<(), String> {
+    let file = bytes.to_vec();
+    let images = index_shard(&file, file.len() as u64, 0)?;
+    assert!(images.len() <= file.len() / 1024, "each image has two headers");
+    Ok(())
+}
+
+/// Reads a pickle and asks it for everything.
+pub fn pickle(bytes: &[u8]) -> Result<(), String> {
+    let pickle = Pickle::read(bytes).map_err(|error| error.to_string())?;
+    let labels = pickle.ints("labels");
+    let names = pickle.strings("filenames");
+    let data = pickle.byte_array("data");
+    if let Ok(data) = &data {
+        let (rows, columns) = data.shape();
+        let mut all = Vec::new();
+        data.append_to(&mut all);
+        assert_eq!(all.len(), rows * columns);
+        assert!(all.len() <= 2 * bytes.len());
+    }
+    labels.map(drop).and(names.map(drop)).and(data.map(drop))
+}
+
+/// Reads a binary file of CIFAR-10 with two images.
+pub fn cifar(bytes: &[u8]) -> Result<(), String> {
+    let mut images = Cifar::default();
+    CIFAR10_BINARY.append(bytes, 2, &mut images)?;
+    check(&images)
+}
+
+/// Reads a binary file of CIFAR-100 with two images.
+pub fn cifar100(bytes: &[u8]) -> Result<(), String> {
+    let mut images = Cifar::default();
+    CIFAR100_BINARY.append(bytes, 2, &mut images)?;
+    check(&images)
+}
+
+/// Reads a pickle of CIFAR-10.
+pub fn pickle_of_cifar(bytes: &[u8]) -> Result<(), String> {
+    let mut images = Cifar::default();
+    CIFAR10_PYTHON.append(bytes, 2, &mut images)?;
+    check(&images)
+}
+
+fn check(images: &Cifar) -> Result<(), String> {
+    let mut pixels = Vec::new();
+    for index in 0..images.len() {
+        assert!(images.label(index) < 100);
+        images.read(index, &mut pixels).map_err(|error| error.to_string())?;
+        assert_eq!(pixels.len(), 3072);
+    }
+    Ok(())
+}
+
+/// Reads the table of the devkit.
+pub fn matlab(bytes: &[u8]) -> Result<(), String> {
+    let table = matlab::wnids(bytes)?;
+    assert!(table.keys().all(|&id| id > 0) && table.values().all(|wnid| wnid.len() < 64));
+    Ok(())
+}
+
+/// Expands a pattern of paths.
+pub fn pattern(bytes: &[u8]) -> Result<(), String> {
+    let pattern = String::from_utf8_lossy(bytes);
+    let paths = braces::expand(&pattern)?;
+    assert!(!paths.is_empty() && paths.iter().all(|path| path.len() <= pattern.len() + 32));
+    Ok(())
+}
+
+/// Decodes an image.
+pub fn image(bytes: &[u8]) -> Result<(), String> {
+    let mut image = Image::default();
+    Decoder::default().decode(bytes, &mut image).map_err(|error| error.to_string())?;
+    assert_eq!(image.pixels().len(), image.width() as usize * image.height() as usize * 3);
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Valid files with bytes changed at many places: every reader ends in a value or a one-line error.
+
+use super::{jpeg, tar_of};
+use crate::data::hostile;
+use crate::random::{Key, Purpose};
+
+/// Reads `valid` cut to many lengths, and with one to eight bytes changed in `rounds` ways.
+fn mutate(name: &str, read: impl Fn(&[u8]) -> Result<(), String>, valid: &[u8], rounds: u64) {
+    read(valid).unwrap_or_else(|problem| panic!("{name} is valid: {problem}"));
+    let check = |bytes: &[u8]| match read(bytes) {
+        Ok(()) => 0,
+        Err(problem) => {
+            assert_eq!(problem.lines().count(), 1, "{name}: {problem:?}");
+            assert!(problem.len() < 1000, "{name}: {problem}");
+            1
+        }
+    };
+    let step = (valid.len() / 500).max(1);
+    let mut num_errors: u64 = (0..valid.len()).step_by(step).map(|len| check(&valid[..len])).sum();
+    assert!(num_errors > 0, "{name}: some cut is an error");
+    let key = Key::new(11, Purpose::Generate).with(valid.len() as u64);
+    for round in 0..rounds {
+        let mut bytes = valid.to_vec();
+        let draw = |index: u64, below: usize| key.with(round).below(index, below as u64) as usize;
+        for change in 0..1 + round % 8 {
+            let at = draw(3 * change, bytes.len());
+            let interesting = [0, 1, 0x7f, 0x80, 0xff, b'.', b'7', b' '];
+            bytes[at] = match draw(3 * change + 1, 3) {
+                0 => interesting[draw(3 * change + 2, interesting.len())],
+                1 => bytes[at] ^ 1 << draw(3 * change + 2, 8),
+                _ => draw(3 * change + 2, 256) as u8,
+            };
+        }
+        num_errors += check(&bytes);
+    }
+    assert!(num_errors > rounds / 100, "{name}: mutations reach the checks");
+}
+
+/// Makes the checksums of a changed tar right again, so that what lies behind them is reached.
+fn mend_checksums(tar: &[u8]) -> Vec<u8> {
+    let mut tar = tar.to_vec();
+    for block in tar.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+        let mut header = tar::Header::from_byte_slice(block).clone();
+        header.set_cksum();
+        block.copy_from_slice(header.as_bytes());
+    }
+    tar
+}
+
+#[test]
+fn tars_and_shards() {
+    let long = format!("{}.jpg", "long/".repeat(40));
+    let tar = tar_of(&[(&long, &[1; 600]), ("b.jpg", b"x"), ("b.cls", b"7"), ("c.json", b"{}")]);
+    mutate("tar", hostile::tar, &tar, 3000);
+    mutate("tar behind its checksums", |bytes| hostile::tar(&mend_checksums(bytes)), &tar, 3000);
+    let mut pax = tar::Builder::new(Vec::new());
+    pax.append_pax_extensions([("path", &b"a/b.jpg"[..]), ("size", b"4")]).expect("in memory");
+    let pax = [pax.into_inner().expect("in memory")[..1024].to_vec(), tar_of(&[("x", b"1234")])];
+    let pax = pax.concat();
+    mutate("pax", |bytes| hostile::tar(&mend_checksums(bytes)), &pax, 3000);
+    let shard = tar_of(&[("a.jpg", &[1; 90]), ("a.cls", b"12"), ("b.png", b"x"), ("b.cls", b"7")]);
+    mutate("shard", |bytes| hostile::shard(&mend_checksums(bytes)), &shard, 3000);
+}
+
+#[test]
+fn pickles_and_cifar_files() {
+    for pickle in super::pickles::ALL {
+        mutate("pickle", hostile::pickle, pickle, 3000);
+    }
+    let binary = super::cifar_files::binary(2, &[]);
+    mutate("CIFAR-10", hostile::cifar, &binary, 300);
+    let binary = super::cifar_files::binary(2, &[3]);
+    mutate("CIFAR-100", hostile::cifar100, &binary, 300);
+    let pickle = super::cifar_files::pickle(2, "labels");
+    mutate("CIFAR pickle", hostile::pickle_of_cifar, &pickle, 300);
+}
+
+#[test]
+fn the_table_of_the_devkit() {
+    mutate("meta.mat", hostile::matlab, &super::imagenet_tars::meta_mat(), 3000);
+}
+
+#[test]
+fn images() {
+    mutate("JPEG", hostile::image, &jpeg(40, 30, 1), 1000);
+    let mut png = std::io::Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_fn(24, 16, |x, y| image::Rgb([x as u8, y as u8, 9]));
+    picture.write_to(&mut png, image::ImageFormat::Png).expect("a valid picture");
+    mutate("PNG", hostile::image, &png.into_inner(), 1000);
+}
+
+#[test]
+fn patterns_of_paths() {
+    mutate("pattern", hostile::pattern, b"a/{train-{000..012},val-{0..3}}.tar", 3000);
+}
