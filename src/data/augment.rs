@@ -5,17 +5,20 @@
 //! by (seed, epoch, image), so it does not depend on batches or threads. The pixels themselves are
 //! handled elsewhere.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
 use super::lighting::LightingScale;
+use super::resample::Axis;
 use crate::random::{Key, Purpose};
 
 /// Sizes, in pixels, from an image to the network's input.
 ///
-/// With `resize > 0` the frame is the central square of the image, its side scaled to `resize` by
-/// an antialiased bilinear filter: the same picture as resizing the shorter side and then keeping
-/// the centre. With `resize == 0` the frame is the image as it is; an image too small for the crop
+/// With `resize > 0` the shorter side is scaled to `resize` by an antialiased bilinear filter, the
+/// longer one in proportion, rounded down, and the frame is the central square: the pixels of
+/// torchvision's `Resize` and `CenterCrop`. With `resize == 0` the frame is the image as it is; an image too small for the crop
 /// is treated as if `resize` were `crop`. The frame is then padded and windows are cut from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -54,6 +57,38 @@ impl Geometry {
     #[must_use]
     pub fn num_floats(&self) -> usize {
         self.crop as usize * self.crop as usize * 3
+    }
+
+    /// The side of the frame, or `None` where it is the image as it is.
+    pub(super) fn frame_side(&self, width: u32, height: u32) -> Option<u32> {
+        match self.resize {
+            0 if width.min(height) + 2 * self.pad >= self.crop => None,
+            0 => Some(self.crop),
+            side if (width, height) == (side, side) => None,
+            side => Some(side),
+        }
+    }
+
+    /// How a frame of `side` lies over an image: across and down.
+    pub(super) fn axes(side: u32, width: u32, height: u32) -> (Axis, Axis) {
+        let short = width.min(height);
+        let axis = |len: u32| {
+            let scaled = (u64::from(side) * u64::from(len) / u64::from(short)) as u32;
+            let step = f64::from(len) / f64::from(scaled);
+            // Half a pixel goes to the even side, as Python rounds.
+            let offset = (f64::from(scaled - side) / 2.0).round_ties_even();
+            Axis { origin: offset * step, step, len }
+        };
+        (axis(width), axis(height))
+    }
+
+    /// The columns and rows of a frame of `side` that a window shows.
+    pub(super) fn covered(&self, side: u32, window: Window) -> (Range<u32>, Range<u32>) {
+        let range = |from: u32| {
+            let inside = |at: u32| at.saturating_sub(self.pad).min(side);
+            inside(from)..inside(from + self.crop)
+        };
+        (range(window.left), range(window.top))
     }
 
     /// How far a window can move in a frame of `width` x `height`.

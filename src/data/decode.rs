@@ -103,7 +103,7 @@ fn num_bytes(width: u32, height: u32) -> usize {
     width as usize * height as usize * 3
 }
 
-fn check_size(width: u32, height: u32) -> Result<(), DecodeError> {
+pub(super) fn check_size(width: u32, height: u32) -> Result<(), DecodeError> {
     let area = u64::from(width) * u64::from(height);
     if width > MAX_SIDE || height > MAX_SIDE || area > MAX_PIXELS {
         return Err(DecodeError::TooLarge { width, height });

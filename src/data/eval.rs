@@ -87,7 +87,7 @@ impl Filler for EvalFiller {
     ) -> Result<Option<(i64, u32)>, DataError> {
         let EvalLoader { source, geometry, normalisation, views, .. } = &self.config;
         let sample = self.start + position;
-        if let Err(reason) = worker.load(&**source, sample) {
+        if let Err(reason) = worker.load(&**source, sample, geometry, |slack| views.needed(slack)) {
             self.bad.note(&**source, sample, reason);
             return Ok(None);
         }

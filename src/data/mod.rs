@@ -24,12 +24,14 @@ mod generated;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 mod ilsvrc;
+mod jpeg;
 mod lighting;
 mod loader;
 mod matlab;
 mod order;
 mod pattern;
 mod pickle;
+mod resample;
 mod shards;
 mod slot;
 mod source;

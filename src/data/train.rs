@@ -13,7 +13,7 @@ use super::finish::Normalisation;
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
 use super::order::{EpochOrder, Order};
 use super::source::Images;
-use super::worker::Worker;
+use super::worker::{Needed, Worker};
 
 /// How many images in a row are tried before giving up.
 const MAX_TRIES: usize = 16;
@@ -90,12 +90,15 @@ struct TrainFiller {
 
 impl TrainFiller {
     /// Loads `sample` or the next good image after it; returns the index of the one loaded.
-    fn load(&self, worker: &mut Worker, sample: usize) -> Result<usize, DataError> {
+    fn load(&self, worker: &mut Worker, showing: Showing) -> Result<usize, DataError> {
+        let sample = showing.sample;
+        let TrainLoader { geometry, recipe, .. } = &self.config;
+        let needed = |slack| Needed::Window(recipe.window(slack, showing));
         let source = &*self.config.source;
         let tries = MAX_TRIES.min(source.len());
         let mut first_reason = None;
         for index in (sample..sample + tries).map(|index| index % source.len()) {
-            match worker.load(source, index) {
+            match worker.load(source, index, geometry, needed) {
                 Ok(()) => return Ok(index),
                 Err(reason) => {
                     first_reason.get_or_insert_with(|| reason.clone());
@@ -136,8 +139,8 @@ impl Filler for TrainFiller {
     ) -> Result<Option<(i64, u32)>, DataError> {
         let TrainLoader { source, geometry, recipe, normalisation, seed, .. } = &self.config;
         let sample = self.order.at(self.offset + position);
-        let shown = self.load(worker, sample)?;
         let showing = Showing { seed: *seed, epoch: self.order.epoch(), sample };
+        let shown = self.load(worker, showing)?;
         let shift = recipe.shift(showing);
         let window = |slack| [recipe.window(slack, showing)];
         worker.finish(geometry, normalisation, shift, window, out);

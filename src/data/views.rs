@@ -11,7 +11,7 @@ use super::augment::{Geometry, Window};
 use super::error::DataError;
 use super::finish::Normalisation;
 use super::folder::read_file;
-use super::worker::Worker;
+use super::worker::{Needed, Worker};
 
 /// Which crops of an image a test looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,17 @@ impl Views {
         match self {
             Self::Centre => 1,
             Self::Ten => 10,
+        }
+    }
+
+    /// What of the frame the windows show, where they can move by `slack`.
+    pub(super) fn needed(self, slack: (u32, u32)) -> Needed {
+        match self {
+            Self::Centre => {
+                let (left, top) = (slack.0 / 2, slack.1 / 2);
+                Needed::Window(Window { left, top, mirrored: false })
+            }
+            Self::Ten => Needed::Frame,
         }
     }
 
@@ -67,7 +78,8 @@ pub fn load_views(
     read_file(path, &mut bytes).map_err(DataError::io("read", path))?;
     let mut worker = Worker::default();
     let name = path.display().to_string();
-    worker.decode(&bytes).map_err(|source| DataError::Decode { name, source })?;
+    let needed = |slack| views.needed(slack);
+    worker.decode(&bytes, geometry, needed).map_err(|source| DataError::Decode { name, source })?;
     let mut out = vec![0.0; views.num() * geometry.num_floats()];
     worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), &mut out);
     Ok(out)

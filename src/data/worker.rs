@@ -6,9 +6,20 @@ use fast_image_resize::images::{Image as ResizeTarget, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::augment::{Geometry, Window};
-use super::decode::{DecodeError, Decoder, Image};
+use super::decode::{DecodeError, Decoder, Image, check_size};
 use super::finish::{Finisher, Frame, Normalisation};
+use super::jpeg::{RegionDecoder, Unsupported};
+use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
 use super::source::{Content, Source};
+
+/// What of the frame will be looked at.
+#[derive(Clone, Copy)]
+pub(super) enum Needed {
+    /// All of it.
+    Frame,
+    /// One window.
+    Window(Window),
+}
 
 /// The scratch memory of one thread.
 #[derive(Default)]
@@ -17,27 +28,64 @@ pub(super) struct Worker {
     decoder: Decoder,
     image: Image,
     resizer: Resizer,
+    region: Region,
+    /// The frame, where it is not the image itself.
     square: Vec<u8>,
+    /// The side of `square`; `None` while `image` is the frame.
+    side: Option<u32>,
     finisher: Finisher,
+}
+
+/// The decoder of regions, and what is drawn from them.
+#[derive(Default)]
+struct Region {
+    jpeg: RegionDecoder,
+    full: Taps2,
+    colour: Taps2,
+    scratch: Scratch,
 }
 
 impl Worker {
     /// Reads and decodes image `index`; the error is the reason, without the image's name.
-    pub(super) fn load(&mut self, source: &dyn Source, index: usize) -> Result<(), String> {
-        let content =
-            source.read(index, &mut self.bytes).map_err(|error| format!("cannot read: {error}"))?;
-        let decoded = match content {
-            Content::Encoded => self.decoder.decode(&self.bytes, &mut self.image),
-            Content::Rgb { width, height } => {
-                self.image.reset(width, height).map(|to| to.copy_from_slice(&self.bytes))
+    ///
+    /// `needed` is told how far a window can move; the rest of the frame is left unspecified.
+    pub(super) fn load(
+        &mut self,
+        source: &dyn Source,
+        index: usize,
+        geometry: &Geometry,
+        needed: impl Fn((u32, u32)) -> Needed,
+    ) -> Result<(), String> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let content = source.read(index, &mut bytes);
+        let loaded = match content {
+            Err(error) => Err(format!("cannot read: {error}")),
+            Ok(Content::Encoded) => {
+                self.decode(&bytes, geometry, needed).map_err(|error| error.to_string())
+            }
+            Ok(Content::Rgb { width, height }) => {
+                let image = self.image.reset(width, height).map(|to| to.copy_from_slice(&bytes));
+                image.map(|()| self.resize(geometry)).map_err(|error| error.to_string())
             }
         };
-        decoded.map_err(|error| error.to_string())
+        self.bytes = bytes;
+        loaded
     }
 
     /// Decodes an image that is already in memory.
-    pub(super) fn decode(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
-        self.decoder.decode(bytes, &mut self.image)
+    pub(super) fn decode(
+        &mut self,
+        bytes: &[u8],
+        geometry: &Geometry,
+        needed: impl Fn((u32, u32)) -> Needed,
+    ) -> Result<(), DecodeError> {
+        if let Ok(side) = self.region.draw(bytes, geometry, needed, &mut self.square) {
+            self.side = Some(side);
+            return Ok(());
+        }
+        self.decoder.decode(bytes, &mut self.image)?;
+        self.resize(geometry);
+        Ok(())
     }
 
     /// Writes windows of the loaded image to `out`, one after another, each `[crop, crop, 3]`.
@@ -53,42 +101,81 @@ impl Worker {
         out: &mut [f32],
     ) {
         self.finisher.set(geometry.crop, normalisation, shift);
-        let frame = frame(&self.image, geometry, &mut self.resizer, &mut self.square);
+        let frame = match self.side {
+            Some(side) => Frame { width: side, height: side, pixels: &self.square },
+            None => Frame {
+                width: self.image.width(),
+                height: self.image.height(),
+                pixels: self.image.pixels(),
+            },
+        };
         let windows = windows(geometry.slack(frame.width, frame.height));
         for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_floats())) {
             self.finisher.window(frame, geometry.pad, window, out);
         }
     }
+
+    /// Makes the frame of the decoded image.
+    fn resize(&mut self, geometry: &Geometry) {
+        let (width, height) = (self.image.width(), self.image.height());
+        self.side = geometry.frame_side(width, height);
+        let Some(side) = self.side else { return };
+        self.square.resize(side as usize * side as usize * 3, 0);
+        let from = ImageRef::new(width, height, self.image.pixels(), PixelType::U8x3)
+            .expect("an image has width * height * 3 bytes");
+        let mut to = ResizeTarget::from_slice_u8(side, side, &mut self.square, PixelType::U8x3)
+            .expect("the square has side * side * 3 bytes");
+        let (x, y) = Geometry::axes(side, width, height);
+        // Rounding must not carry the square beyond the image.
+        let extent =
+            |axis: Axis| (f64::from(side) * axis.step).min(f64::from(axis.len) - axis.origin);
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .crop(x.origin, y.origin, extent(x), extent(y));
+        let resized = self.resizer.resize(&from, &mut to, &options);
+        resized.expect("the central square lies inside the image");
+    }
 }
 
-/// The frame of an image: itself where no resizing is due, else its central square resized.
-fn frame<'a>(
-    image: &'a Image,
-    geometry: &Geometry,
-    resizer: &mut Resizer,
-    square: &'a mut Vec<u8>,
-) -> Frame<'a> {
-    let (width, height) = (image.width(), image.height());
-    let side = match geometry.resize {
-        0 if width.min(height) + 2 * geometry.pad >= geometry.crop => None,
-        0 => Some(geometry.crop),
-        resize => Some(resize),
-    };
-    let side = match side {
-        Some(side) if (width, height) != (side, side) => side,
-        _ => return Frame { width, height, pixels: image.pixels() },
-    };
-    square.resize(side as usize * side as usize * 3, 0);
-    let from = ImageRef::new(width, height, image.pixels(), PixelType::U8x3)
-        .expect("an image has width * height * 3 bytes");
-    let mut to = ResizeTarget::from_slice_u8(side, side, square, PixelType::U8x3)
-        .expect("the square has side * side * 3 bytes");
-    let short = width.min(height);
-    // Whole offsets keep a square that needs no scaling an exact copy.
-    let (left, top) = ((width - short) / 2, (height - short) / 2);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .crop(left.into(), top.into(), short.into(), short.into());
-    resizer.resize(&from, &mut to, &options).expect("the central square lies inside the image");
-    Frame { width: side, height: side, pixels: square }
+impl Region {
+    /// Draws what is needed of the frame into `square`; its side, or `Unsupported` where the image
+    /// is not one for this decoder or needs no resizing.
+    fn draw(
+        &mut self,
+        bytes: &[u8],
+        geometry: &Geometry,
+        needed: impl Fn((u32, u32)) -> Needed,
+        square: &mut Vec<u8>,
+    ) -> Result<u32, Unsupported> {
+        let (width, height) = self.jpeg.open(bytes)?;
+        check_size(width, height).map_err(|_| Unsupported)?;
+        let side = geometry.frame_side(width, height).ok_or(Unsupported)?;
+        let whole = (0..side, 0..side);
+        let (columns, rows) = match needed(geometry.slack(side, side)) {
+            Needed::Frame => whole,
+            Needed::Window(window) => geometry.covered(side, window),
+        };
+        square.resize(side as usize * side as usize * 3, 0);
+        if columns.is_empty() || rows.is_empty() {
+            return Ok(side); // the window shows only padding
+        }
+        let start = (rows.start as usize * side as usize + columns.start as usize) * 3;
+        let (x, y) = Geometry::axes(side, width, height);
+        let coarseness = self.jpeg.colour_step();
+        self.full.columns.set(x, 1, columns.clone());
+        self.full.rows.set(y, 1, rows.clone());
+        self.colour.columns.set(x, coarseness.0, columns);
+        self.colour.rows.set(y, coarseness.1, rows);
+        let reach = |full: &Taps, colour: &Taps, by: usize, len: u32| {
+            let (full, colour) = (full.reach(), colour.reach());
+            full.start.min(colour.start * by)..full.end.max(colour.end * by).min(len as usize)
+        };
+        let columns = reach(&self.full.columns, &self.colour.columns, coarseness.0, width);
+        let rows = reach(&self.full.rows, &self.colour.rows, coarseness.1, height);
+        let planes = self.jpeg.decode(bytes, columns, rows)?;
+        let (full, colour, scratch) = (&self.full, &self.colour, &mut self.scratch);
+        let (out, pitch) = (&mut square[start..], side as usize * 3);
+        Draw { planes, full, colour, scratch, out, pitch }.draw();
+        Ok(side)
+    }
 }

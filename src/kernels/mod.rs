@@ -11,6 +11,6 @@ mod normaliser;
 pub mod pool;
 pub mod real;
 pub mod relu_lrn_pool;
-mod simd;
+pub(crate) mod simd;
 pub mod sum;
 pub mod update;

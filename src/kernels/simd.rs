@@ -8,7 +8,7 @@ use multiversion::multiversion;
 
 /// A loop nest with its arguments. `run`, and all it calls in its loops, should be
 /// `#[inline(always)]`: a call that is not inlined runs on the baseline instruction set.
-pub(super) trait Kernel {
+pub(crate) trait Kernel {
     /// Does the work.
     fn run(self);
 }
@@ -18,19 +18,19 @@ pub(super) trait Kernel {
     "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+bmi2+fma",
     "x86_64+avx2+bmi2+fma",
 ))]
-pub(super) fn run<K: Kernel>(kernel: K) {
+pub(crate) fn run<K: Kernel>(kernel: K) {
     kernel.run();
 }
 
 /// Elements worked on together: one AVX-512 register of `f32`.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Writes `f` of each element of `from` to `to`, which is as long.
 ///
 /// Made for short slices: whole blocks are loaded before any of their results are stored, which
 /// becomes straight vector code without a check for overlap.
 #[inline(always)]
-pub(super) fn convert<S: Copy, D>(from: &[S], to: &mut [D], f: impl Fn(S) -> D) {
+pub(crate) fn convert<S: Copy, D>(from: &[S], to: &mut [D], f: impl Fn(S) -> D) {
     let (blocks, rest) = from.as_chunks::<LANES>();
     let (to_blocks, to_rest) = to.as_chunks_mut::<LANES>();
     for (block, to) in blocks.iter().zip(to_blocks) {

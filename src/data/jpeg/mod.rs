@@ -1,0 +1,221 @@
+//! Decodes a region of a baseline JPEG into planes, and only that.
+//!
+//! Entropy-coded data can only be read from its start, so every block before the region's end is
+//! parsed; transforms are done inside the region, and reading stops after its last row. Nothing is
+//! allocated once the buffers have grown to the largest image. What is not baseline Huffman-coded
+//! grey or YCbCr is [`Unsupported`]: the caller has another decoder, and that one's verdict counts.
+
+mod header;
+mod huffman;
+mod idct;
+
+use std::ops::Range;
+
+pub(crate) use header::Unsupported;
+use header::{Component, Header};
+use huffman::{Bits, place};
+pub(crate) use idct::Plane;
+
+use crate::kernels::simd::{self, Kernel};
+
+/// Zeros after the data, so that the last bits can be read eight bytes at a time.
+const TAIL_BYTES: usize = 8;
+
+/// Keeps tables and memory from one image to the next.
+#[derive(Debug, Default)]
+pub(crate) struct RegionDecoder {
+    header: Header,
+    /// Where the scan begins in the file.
+    scan: usize,
+    /// The scan's data without stuffing and markers.
+    data: Vec<u8>,
+    /// Where each restart interval begins in `data`.
+    starts: Vec<usize>,
+    planes: [Plane; 3],
+}
+
+impl RegionDecoder {
+    /// Reads the headers; the size in pixels.
+    pub(crate) fn open(&mut self, bytes: &[u8]) -> Result<(u32, u32), Unsupported> {
+        if !bytes.starts_with(&[0xff, 0xd8, 0xff]) {
+            return Err(Unsupported);
+        }
+        self.scan = self.header.read(bytes)?;
+        Ok((self.header.width, self.header.height))
+    }
+
+    /// Pixels to a sample of the colour planes, across and down: 1 or 2.
+    pub(crate) fn colour_step(&self) -> (usize, usize) {
+        self.header.unit_blocks()
+    }
+
+    /// Decodes what covers the given columns and rows of the image last opened: brightness, and the
+    /// two colour differences unless it is grey.
+    pub(crate) fn decode(
+        &mut self,
+        bytes: &[u8],
+        columns: Range<usize>,
+        rows: Range<usize>,
+    ) -> Result<&[Plane], Unsupported> {
+        self.unstuff(&bytes[self.scan..])?;
+        let (across, down) = self.header.unit_blocks();
+        let units =
+            |pixels: Range<usize>, side: usize| pixels.start / side..pixels.end.div_ceil(side);
+        let (columns, rows) = (units(columns, 8 * across), units(rows, 8 * down));
+        let num = self.header.components().len();
+        for (plane, component) in self.planes.iter_mut().zip(self.header.components()) {
+            let (across, down) = (8 * component.blocks.0, 8 * component.blocks.1);
+            let origin = (columns.start * across, rows.start * down);
+            plane.reset(origin, columns.len() * across, rows.len() * down);
+        }
+        let mut result = Ok(());
+        simd::run(Scan {
+            header: &self.header,
+            data: &self.data,
+            starts: &self.starts,
+            planes: &mut self.planes[..num],
+            columns,
+            rows,
+            result: &mut result,
+        });
+        result.map(|()| &self.planes[..num])
+    }
+
+    /// Copies the scan's data, whose end has to be there, without stuffing.
+    fn unstuff(&mut self, scan: &[u8]) -> Result<(), Unsupported> {
+        self.data.clear();
+        self.starts.clear();
+        self.starts.push(0);
+        let mut at = 0;
+        loop {
+            let len = memchr::memchr(0xff, &scan[at..]).ok_or(Unsupported)?;
+            self.data.extend_from_slice(&scan[at..at + len]);
+            at += len + 1;
+            match *scan.get(at).ok_or(Unsupported)? {
+                0x00 => {
+                    self.data.push(0xff);
+                    at += 1;
+                }
+                0xd0..=0xd7 => {
+                    self.starts.push(self.data.len());
+                    at += 1;
+                }
+                0xff => {} // fill; the next turn meets it again
+                0xd9 => break,
+                _ => return Err(Unsupported),
+            }
+        }
+        self.data.extend([0; TAIL_BYTES]);
+        Ok(())
+    }
+}
+
+/// The work of one image.
+struct Scan<'a> {
+    header: &'a Header,
+    data: &'a [u8],
+    starts: &'a [usize],
+    planes: &'a mut [Plane],
+    /// The units to keep.
+    columns: Range<usize>,
+    rows: Range<usize>,
+    result: &'a mut Result<(), Unsupported>,
+}
+
+impl Kernel for Scan<'_> {
+    #[inline(always)]
+    fn run(mut self) {
+        *self.result = self.decode();
+    }
+}
+
+impl Scan<'_> {
+    #[inline(always)]
+    fn decode(&mut self) -> Result<(), Unsupported> {
+        let (across, _) = self.header.unit_blocks();
+        let units_across = (self.header.width as usize).div_ceil(8 * across);
+        let interval = self.header.restart_interval;
+        let mut bits = Bits::new(self.data, 0);
+        let mut means = [0i32; 3];
+        let mut unit = 0;
+        for row in 0..self.rows.end {
+            for column in 0..units_across {
+                if interval > 0 && unit > 0 && unit % interval == 0 {
+                    let start = *self.starts.get(unit / interval).ok_or(Unsupported)?;
+                    bits = Bits::new(self.data, start);
+                    means = [0; 3];
+                }
+                unit += 1;
+                let kept = self.rows.contains(&row) && self.columns.contains(&column);
+                let at = kept.then(|| (column - self.columns.start, row - self.rows.start));
+                self.unit(&mut bits, &mut means, at)?;
+            }
+            if bits.position() > self.data.len() - TAIL_BYTES {
+                return Err(Unsupported); // the data ended before the picture
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one unit and puts it at `at`, counted in units of the region, if it is kept.
+    #[inline(always)]
+    fn unit(
+        &mut self,
+        bits: &mut Bits<'_>,
+        means: &mut [i32; 3],
+        at: Option<(usize, usize)>,
+    ) -> Result<(), Unsupported> {
+        let components = self.header.components().iter().zip(self.planes.iter_mut()).zip(means);
+        for ((component, plane), mean) in components {
+            let (across, down) = component.blocks;
+            for (y, x) in (0..down).flat_map(|y| (0..across).map(move |x| (y, x))) {
+                match at {
+                    Some((column, row)) => {
+                        let place = (8 * (column * across + x), 8 * (row * down + y));
+                        block(self.header, component, bits, mean, plane, place)?;
+                    }
+                    None => skip(self.header, component, bits, mean)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads one block and transforms it.
+#[inline(always)]
+fn block(
+    header: &Header,
+    component: &Component,
+    bits: &mut Bits<'_>,
+    mean: &mut i32,
+    plane: &mut Plane,
+    place_in_plane: (usize, usize),
+) -> Result<(), Unsupported> {
+    let divisors = &header.quantisation[component.quantisation];
+    *mean = mean.wrapping_add(bits.dc(&header.dc[component.dc])?);
+    let mut coefficients = [0i32; 64];
+    coefficients[0] = mean.wrapping_mul(divisors[0].into());
+    let end = bits.ac(&header.ac[component.ac], |k, value| {
+        let place = place(k);
+        coefficients[place] = value * i32::from(divisors[place]);
+    })?;
+    if end == 1 {
+        plane.put(place_in_plane, &[[idct::flat(coefficients[0]); 8]; 8]);
+    } else {
+        plane.put(place_in_plane, &idct::inverse(&coefficients));
+    }
+    Ok(())
+}
+
+/// Reads past one block.
+#[inline(always)]
+fn skip(
+    header: &Header,
+    component: &Component,
+    bits: &mut Bits<'_>,
+    mean: &mut i32,
+) -> Result<(), Unsupported> {
+    *mean = mean.wrapping_add(bits.dc(&header.dc[component.dc])?);
+    bits.ac(&header.ac[component.ac], |_, _| {}).map(|_| ())
+}
