@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::BenchStepArgs;
 use crate::config::Config;
-use crate::data::Batch;
+use crate::data::{Batch, Pixels};
 use crate::random::{Key, Purpose};
 use crate::run;
 
@@ -55,7 +55,7 @@ fn synthetic(share: std::ops::Range<usize>, side: usize) -> Batch {
     let num_floats = share.len() * side * side * 3;
     let first = (share.start * side * side * 3) as u64;
     let pixel = |i: u64| (key.uniform(first + i) * 240.0 - 120.0) as f32;
-    let images = (0..num_floats as u64).map(pixel).collect();
+    let images = Pixels::F32((0..num_floats as u64).map(pixel).collect());
     Batch::standalone(share.start, images, share.map(|i| i as i64 % 1000).collect())
 }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::cancel::Cancel;
-use crate::config::{Config, DataConfig};
+use crate::config::{Config, DataConfig, Precision};
 use crate::data::{
-    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Images, Loader, Normalisation,
+    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Images, Loader, Normalisation, Output,
     TrainLoader, Views,
 };
 use crate::topology::Topology;
@@ -147,6 +147,7 @@ impl Feed {
             consumers_per_share: topology.num_columns,
             workers: self.workers,
             depth: config.data.depth,
+            output: output(config.train.precision),
             cancel: cancel.clone(),
         }
     }
@@ -156,6 +157,14 @@ impl Feed {
 #[must_use]
 pub fn normalisation(data: &DataConfig) -> Normalisation {
     Normalisation { mean: data.mean.map(|x| x as f32), std: data.std.map(|x| x as f32) }
+}
+
+/// The smallest type that loses nothing: a rank that computes in bf16 would round to it itself.
+fn output(precision: Precision) -> Output {
+    match precision {
+        Precision::Bf16 => Output::Bf16,
+        Precision::Fp32 | Precision::Fp64 => Output::F32,
+    }
 }
 
 fn num_workers(asked: usize) -> usize {

@@ -7,11 +7,11 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tch::Tensor;
 
 use crate::collective::Collective;
-use crate::data::{Batch, BatchReceiver};
+use crate::data::{Batch, BatchReceiver, Pixels};
 use crate::launch::Place;
 use crate::net::loss::{self, Tally};
 use crate::net::{Mode, Net, Pass};
@@ -167,10 +167,14 @@ impl Worker {
     }
 }
 
-/// Host floats as `[num, side, side, 3]`; the copy is the caller's.
-fn images(floats: &[f32], num: usize) -> Result<Tensor> {
-    let x = Tensor::f_from_slice(floats)?;
-    let side = ((floats.len() / (3 * num.max(1))) as f64).sqrt().round() as i64;
+/// Host pixels as `[num, side, side, 3]`; the copy is the caller's.
+fn images(pixels: &Pixels, num: usize) -> Result<Tensor> {
+    let x = match pixels {
+        Pixels::F32(floats) => Tensor::f_from_slice(floats)?,
+        Pixels::Bf16(floats) => Tensor::f_from_slice(floats)?,
+        Pixels::U8(_) => bail!("a rank takes normalised pixels, and these are bytes"),
+    };
+    let side = ((pixels.len() / (3 * num.max(1))) as f64).sqrt().round() as i64;
     x.f_view([num as i64, side, side, 3]).context("the images of a batch are not square")
 }
 

@@ -53,9 +53,9 @@ impl Geometry {
         Err(DataError::Geometry { reason })
     }
 
-    /// The number of floats of one output image, `crop * crop * 3`.
+    /// The number of values of one output image, `crop * crop * 3`.
     #[must_use]
-    pub fn num_floats(&self) -> usize {
+    pub fn num_values(&self) -> usize {
         self.crop as usize * self.crop as usize * 3
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::augment::Geometry;
 use super::bad::BadImages;
 use super::error::DataError;
-use super::finish::Normalisation;
+use super::finish::{Normalisation, Pixel};
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
 use super::source::Images;
 use super::views::Views;
@@ -66,8 +66,8 @@ struct EvalFiller {
 }
 
 impl Filler for EvalFiller {
-    fn num_floats(&self) -> usize {
-        self.config.views.num() * self.config.geometry.num_floats()
+    fn num_values(&self) -> usize {
+        self.config.views.num() * self.config.geometry.num_values()
     }
 
     fn advance(&mut self) -> Option<Plan> {
@@ -79,11 +79,11 @@ impl Filler for EvalFiller {
         (num_images > 0).then_some(Plan { step, epoch: 0, num_images })
     }
 
-    fn fill(
+    fn fill<P: Pixel>(
         &self,
         worker: &mut Worker,
         position: usize,
-        out: &mut [f32],
+        out: &mut [P],
     ) -> Result<Option<(i64, u32)>, DataError> {
         let EvalLoader { source, geometry, normalisation, views, .. } = &self.config;
         let sample = self.start + position;

@@ -17,6 +17,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::bad::BadImages;
 use super::error::DataError;
+use super::finish::Pixel;
+use super::pixels::{Output, Pixels, with_elements};
 use super::slot::{Batch, EXCLUDED, Ring, Slot};
 use super::worker::Worker;
 use crate::cancel::Cancel;
@@ -33,6 +35,8 @@ pub struct Delivery {
     /// Finished batches that may wait for a consumer. A share has `depth + 2` slots, so a consumer
     /// may keep one batch while it asks for the next.
     pub depth: usize,
+    /// The element type of the images.
+    pub output: Output,
     /// Breaks every wait.
     pub cancel: Cancel,
 }
@@ -98,17 +102,17 @@ pub(super) struct Plan {
 
 /// What batches are made of.
 pub(super) trait Filler: Send + Sync + 'static {
-    /// Floats per image, all its views together.
-    fn num_floats(&self) -> usize;
+    /// Values per image, all its views together.
+    fn num_values(&self) -> usize;
     /// Moves on to the next batch; `None` after the last.
     fn advance(&mut self) -> Option<Plan>;
     /// Writes the image at `position` of the global batch; returns its label and index in the
     /// source, or `None` to leave the position out.
-    fn fill(
+    fn fill<P: Pixel>(
         &self,
         worker: &mut Worker,
         position: usize,
-        out: &mut [f32],
+        out: &mut [P],
     ) -> Result<Option<(i64, u32)>, DataError>;
     /// The tally that is checked after every batch.
     fn bad(&self) -> &Arc<BadImages>;
@@ -123,14 +127,14 @@ pub(super) fn spawn(
     batch: usize,
     delivery: Delivery,
 ) -> Result<Loader, DataError> {
-    let Delivery { shares, consumers_per_share, workers, depth, cancel } = delivery;
+    let Delivery { shares, consumers_per_share, workers, depth, output, cancel } = delivery;
     assert!(shares.iter().all(|share| share.end <= batch), "shares {shares:?} of batch {batch}");
     assert!(consumers_per_share > 0 && workers > 0, "a loader has consumers and workers");
     let outcome = Arc::new(OnceLock::new());
     let mut receivers = Vec::new();
     let mut lanes = Vec::new();
     for share in shares {
-        let ring = Ring::new(depth + 2, share.len(), filler.num_floats());
+        let ring = Ring::new(depth + 2, output, share.len(), filler.num_values());
         let (queues, ends): (Vec<_>, Vec<_>) =
             (0..consumers_per_share).map(|_| bounded(depth)).unzip();
         lanes.push(Lane { share, ring, queues });
@@ -226,7 +230,7 @@ impl<F: Filler> Producer<F> {
                 recv(lane.ring.free()) -> slot => slot.map_err(|_| DataError::Cancelled)?,
             };
             let share = lane.share.start.min(plan.num_images)..lane.share.end.min(plan.num_images);
-            slot.resize(share.len(), self.filler.num_floats());
+            slot.resize(share.len(), self.filler.num_values());
             slots.push(slot);
         }
         Ok(())
@@ -234,23 +238,35 @@ impl<F: Filler> Producer<F> {
 
     /// Fills all slots, image by image, on all workers.
     fn fill(&self, slots: &mut [Slot]) -> Result<(), DataError> {
-        let num_floats = self.filler.num_floats();
+        let num_values = self.filler.num_values();
         self.pool.install(|| {
             slots.par_iter_mut().zip(&self.lanes).try_for_each(|(slot, lane)| {
-                let images = slot.images.par_chunks_exact_mut(num_floats);
-                let entries = slot.labels.par_iter_mut().zip(&mut slot.samples);
-                images.zip(entries).enumerate().try_for_each(|(i, (image, (label, sample)))| {
-                    let index = rayon::current_thread_index().unwrap_or(0);
-                    let mut worker =
-                        self.workers[index].lock().unwrap_or_else(PoisonError::into_inner);
-                    let filled = self.filler.fill(&mut worker, lane.share.start + i, image)?;
-                    (*label, *sample) = filled.unwrap_or((EXCLUDED, 0));
-                    Ok(())
-                })
+                let Slot { images, labels, samples } = slot;
+                let first = lane.share.start;
+                with_elements!(images, images => self.fill_share(first, images, labels, samples))
             })
         })?;
-        slots.iter_mut().for_each(|slot| slot.compact(num_floats));
+        slots.iter_mut().for_each(|slot| slot.compact(num_values));
         Ok(())
+    }
+
+    /// Fills the share that starts at position `first`.
+    fn fill_share<P: Pixel>(
+        &self,
+        first: usize,
+        images: &mut [P],
+        labels: &mut [i64],
+        samples: &mut [u32],
+    ) -> Result<(), DataError> {
+        let images = images.par_chunks_exact_mut(self.filler.num_values());
+        let entries = labels.par_iter_mut().zip(samples);
+        images.zip(entries).enumerate().try_for_each(|(i, (image, (label, sample)))| {
+            let index = rayon::current_thread_index().unwrap_or(0);
+            let mut worker = self.workers[index].lock().unwrap_or_else(PoisonError::into_inner);
+            let filled = self.filler.fill(&mut worker, first + i, image)?;
+            (*label, *sample) = filled.unwrap_or((EXCLUDED, 0));
+            Ok(())
+        })
     }
 
     /// Sends each share to its consumers; stops when no consumer is left.

@@ -4,6 +4,8 @@
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::pixels::{Output, Pixels};
+
 /// One share of one batch. Its memory returns to the loader when the last `Arc` to it is dropped.
 #[derive(Debug)]
 pub struct Batch {
@@ -14,7 +16,7 @@ pub struct Batch {
     /// The position of the share's first image within the global batch.
     pub first: usize,
     /// `[n, crop, crop, 3]` in training, `[n * views, crop, crop, 3]` in evaluation.
-    pub images: Vec<f32>,
+    pub images: Pixels,
     /// `[n]`, each below the number of classes.
     pub labels: Vec<i64>,
     /// `[n]`: the index in the source of the image shown.
@@ -26,7 +28,7 @@ impl Batch {
     /// A batch that belongs to no ring: `images`, `[n, side, side, 3]`, with their `labels`, `[n]`,
     /// from position `first` of the global batch.
     #[must_use]
-    pub fn standalone(first: usize, images: Vec<f32>, labels: Vec<i64>) -> Self {
+    pub fn standalone(first: usize, images: Pixels, labels: Vec<i64>) -> Self {
         let samples = (first..first + labels.len()).map(|i| i as u32).collect();
         Self { step: 0, epoch: 0, first, images, labels, samples, home: bounded(0).0 }
     }
@@ -47,42 +49,41 @@ impl Drop for Batch {
 /// The memory of a [`Batch`].
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub(super) images: Vec<f32>,
+    pub(super) images: Pixels,
     pub(super) labels: Vec<i64>,
     pub(super) samples: Vec<u32>,
 }
 
 impl Slot {
-    fn new(num_images: usize, num_floats: usize) -> Self {
+    fn new(output: Output, num_images: usize, num_values: usize) -> Self {
         Self {
-            images: vec![0.0; num_images * num_floats],
+            images: Pixels::new(output, num_images * num_values),
             labels: vec![0; num_images],
             samples: vec![0; num_images],
         }
     }
 
     /// Makes room for `num_images`, within the memory allocated at the start.
-    pub(super) fn resize(&mut self, num_images: usize, num_floats: usize) {
-        self.images.resize(num_images * num_floats, 0.0);
+    pub(super) fn resize(&mut self, num_images: usize, num_values: usize) {
+        self.images.resize(num_images * num_values);
         self.labels.resize(num_images, 0);
         self.samples.resize(num_images, 0);
     }
 
     /// Closes the gaps left by images whose label is [`EXCLUDED`], keeping the order.
-    pub(super) fn compact(&mut self, num_floats: usize) {
+    pub(super) fn compact(&mut self, num_values: usize) {
         let mut kept = 0;
         for i in 0..self.labels.len() {
             if self.labels[i] != EXCLUDED {
                 if kept < i {
                     self.labels[kept] = self.labels[i];
                     self.samples[kept] = self.samples[i];
-                    let from = i * num_floats;
-                    self.images.copy_within(from..from + num_floats, kept * num_floats);
+                    self.images.copy_within(i * num_values, kept * num_values, num_values);
                 }
                 kept += 1;
             }
         }
-        self.resize(kept, num_floats);
+        self.resize(kept, num_values);
     }
 }
 
@@ -97,10 +98,15 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Allocates all the memory the ring will ever hold.
-    pub(super) fn new(num_slots: usize, num_images: usize, num_floats: usize) -> Self {
+    pub(super) fn new(
+        num_slots: usize,
+        output: Output,
+        num_images: usize,
+        num_values: usize,
+    ) -> Self {
         let (home, free) = bounded(num_slots);
         for _ in 0..num_slots {
-            let sent = home.try_send(Slot::new(num_images, num_floats));
+            let sent = home.try_send(Slot::new(output, num_images, num_values));
             debug_assert!(sent.is_ok(), "the ring has room for its slots");
         }
         Self { home, free }

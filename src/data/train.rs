@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::augment::{Geometry, Recipe, Showing};
 use super::bad::BadImages;
 use super::error::DataError;
-use super::finish::Normalisation;
+use super::finish::{Normalisation, Pixel};
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
 use super::order::{EpochOrder, Order};
 use super::source::Images;
@@ -112,8 +112,8 @@ impl TrainFiller {
 }
 
 impl Filler for TrainFiller {
-    fn num_floats(&self) -> usize {
-        self.config.geometry.num_floats()
+    fn num_values(&self) -> usize {
+        self.config.geometry.num_values()
     }
 
     fn advance(&mut self) -> Option<Plan> {
@@ -131,11 +131,11 @@ impl Filler for TrainFiller {
         Some(Plan { step, epoch, num_images: self.config.batch })
     }
 
-    fn fill(
+    fn fill<P: Pixel>(
         &self,
         worker: &mut Worker,
         position: usize,
-        out: &mut [f32],
+        out: &mut [P],
     ) -> Result<Option<(i64, u32)>, DataError> {
         let TrainLoader { source, geometry, recipe, normalisation, seed, .. } = &self.config;
         let sample = self.order.at(self.offset + position);

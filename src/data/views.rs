@@ -80,7 +80,7 @@ pub fn load_views(
     let name = path.display().to_string();
     let needed = |slack| views.needed(slack);
     worker.decode(&bytes, geometry, needed).map_err(|source| DataError::Decode { name, source })?;
-    let mut out = vec![0.0; views.num() * geometry.num_floats()];
+    let mut out = vec![0.0; views.num() * geometry.num_values()];
     worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), &mut out);
     Ok(out)
 }

@@ -7,7 +7,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 
 use super::augment::{Geometry, Window};
 use super::decode::{DecodeError, Decoder, Image, check_size};
-use super::finish::{Finisher, Frame, Normalisation};
+use super::finish::{Finisher, Frame, Normalisation, Pixel};
 use super::jpeg::{RegionDecoder, Unsupported};
 use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
 use super::source::{Content, Source};
@@ -92,13 +92,13 @@ impl Worker {
     ///
     /// `windows` is told how far a window can move in the frame and yields as many windows as `out`
     /// has room for.
-    pub(super) fn finish<W: IntoIterator<Item = Window>>(
+    pub(super) fn finish<P: Pixel, W: IntoIterator<Item = Window>>(
         &mut self,
         geometry: &Geometry,
         normalisation: &Normalisation,
         shift: [f32; 3],
         windows: impl FnOnce((u32, u32)) -> W,
-        out: &mut [f32],
+        out: &mut [P],
     ) {
         self.finisher.set(geometry.crop, normalisation, shift);
         let frame = match self.side {
@@ -110,7 +110,7 @@ impl Worker {
             },
         };
         let windows = windows(geometry.slack(frame.width, frame.height));
-        for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_floats())) {
+        for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
             self.finisher.window(frame, geometry.pad, window, out);
         }
     }

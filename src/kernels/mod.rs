@@ -12,5 +12,6 @@ pub mod pool;
 pub mod real;
 pub mod relu_lrn_pool;
 pub(crate) mod simd;
+pub(crate) mod stream;
 pub mod sum;
 pub mod update;

@@ -192,3 +192,27 @@ fn sizes_that_do_not_fit_are_refused_with_the_numbers() {
     let flat = Normalisation { mean: [0.0; 3], std: [1.0, 0.0, 1.0] };
     assert!(flat.check().is_err());
 }
+
+#[test]
+fn a_large_image_is_the_same_streamed_and_not() {
+    let (side, crop) = (150, 131);
+    let pixels = picture(side, side, 4);
+    let mut finisher = Finisher::default();
+    finisher.set(crop, &NORMALISATION, [1.5, -2.5, 3.5]);
+    for (left, mirrored) in [(0, false), (19, true), (7, false)] {
+        let window = Window { left, top: 3, mirrored };
+        let frame = Frame { width: side, height: side, pixels: &pixels };
+        // The row alone is too small to be streamed.
+        let values = (crop * crop * 3) as usize;
+        for start in [0, 1, 15] {
+            let mut whole = vec![f32::NAN; values + start];
+            finisher.window(frame, 0, window, &mut whole[start..]);
+            for y in 0..crop {
+                let mut row = vec![f32::NAN; crop as usize * 3];
+                let window = Window { top: 3 + y, ..window };
+                finisher.window(frame, 0, window, &mut row);
+                assert_eq!(row, whole[start + y as usize * row.len()..][..row.len()], "{window:?}");
+            }
+        }
+    }
+}

@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 
-use super::{Contents, Pictures, Plain, delivery, drain, eval, train};
-use crate::data::{Content, DataError, Images, Order, Source, Views};
+use half::bf16;
+
+use super::{Contents, NORMALISATION, Pictures, Plain, delivery, drain, eval, train};
+use crate::data::{
+    Content, DataError, Delivery, Images, Normalisation, Order, Output, Pixels, Source, Views,
+};
 
 const ALL: &[(usize, usize)] = &[(0, 4)];
 
@@ -44,10 +48,10 @@ fn shares_side_by_side_are_the_whole_batch() {
     let shares = batches(2, &[(0, 3), (3, 3), (3, 4)]);
     assert_eq!(whole.len(), shares.len());
     for (whole, shares) in whole.iter().zip(&shares) {
-        let images: Vec<f32> = shares.iter().flat_map(|share| share.images.clone()).collect();
+        let images: Vec<f32> = shares.iter().flat_map(|share| share.images.to_f32()).collect();
         let samples: Vec<u32> = shares.iter().flat_map(|share| share.samples.clone()).collect();
         let labels: Vec<i64> = shares.iter().flat_map(|share| share.labels.clone()).collect();
-        assert_eq!(images, whole[0].images);
+        assert_eq!(images, whole[0].images.to_f32());
         assert_eq!((samples, labels), (whole[0].samples.clone(), whole[0].labels.clone()));
     }
 }
@@ -78,7 +82,8 @@ fn slots_are_allocated_once_and_shared_by_the_consumers_of_a_share() {
         let [a, b] = [0, 1].map(|i| loader.receivers[0][i].next().expect("no bad image"));
         let (a, b) = (a.expect("not the end"), b.expect("not the end"));
         assert!(Arc::ptr_eq(&a, &b));
-        memory.insert(a.images.as_ptr() as usize);
+        let Pixels::F32(images) = &a.images else { panic!("not what was asked for") };
+        memory.insert(images.as_ptr() as usize);
     }
     assert!(loader.receivers[0][0].next().expect("no bad image").is_none());
     assert!((2..=4).contains(&memory.len()), "depth + 2 slots, not {}", memory.len());
@@ -199,10 +204,35 @@ fn evaluation_delivers_ten_views_an_image_in_place() {
     let len = 8 * 8 * 3;
     let mut num_images = 0;
     for (ten, one) in ten.iter().flatten().zip(one.iter().flatten()) {
-        for (ten, one) in ten.images.chunks(10 * len).zip(one.images.chunks(len)) {
+        for (ten, one) in ten.images.to_f32().chunks(10 * len).zip(one.images.to_f32().chunks(len))
+        {
             assert_eq!(&ten[4 * len..5 * len], one);
             num_images += 1;
         }
     }
     assert_eq!(num_images, 18);
+}
+
+#[test]
+fn bf16_is_the_rounded_f32_and_u8_the_same_windows() {
+    let batches = |output| {
+        let mut loader = train(pictures(), 6);
+        loader.recipe.lighting = None;
+        loader.geometry.pad = 0;
+        let to = Delivery { output, ..delivery(ALL, 2) };
+        drain(loader.spawn(to).expect("a good set")).expect("no bad image")
+    };
+    let (exact, rounded, bytes) =
+        (batches(Output::F32), batches(Output::Bf16), batches(Output::U8));
+    for ((exact, rounded), bytes) in exact.iter().zip(&rounded).zip(&bytes) {
+        let exact = exact[0].images.to_f32();
+        let expected = exact.iter().map(|&x| bf16::from_f32(x)).collect();
+        assert_eq!(rounded[0].images, Pixels::Bf16(expected));
+        let Pixels::U8(bytes) = &bytes[0].images else { panic!("not what was asked for") };
+        for (i, (&byte, exact)) in bytes.iter().zip(exact).enumerate() {
+            let Normalisation { mean, std } = NORMALISATION;
+            assert_eq!((f32::from(byte) - mean[i % 3]) / std[i % 3], exact);
+        }
+    }
+    assert_eq!((exact.len(), rounded.len(), bytes.len()), (6, 6, 6));
 }

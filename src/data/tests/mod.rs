@@ -193,6 +193,7 @@ fn delivery(shares: &[(usize, usize)], workers: usize) -> Delivery {
         consumers_per_share: 1,
         workers,
         depth: 2,
+        output: Output::F32,
         cancel: crate::cancel::Cancel::default(),
     }
 }
@@ -202,7 +203,7 @@ fn delivery(shares: &[(usize, usize)], workers: usize) -> Delivery {
 struct Contents {
     step: u64,
     epoch: u64,
-    images: Vec<f32>,
+    images: Pixels,
     labels: Vec<i64>,
     samples: Vec<u32>,
 }

@@ -1,0 +1,98 @@
+//! The element types of a batch, and the memory that holds one.
+//!
+//! `f32` is what every device takes; `bf16` is the same rounded once, half the bytes; `u8` is the
+//! pixels themselves, a quarter, for a device that lights and normalises. The module does not know
+//! how pixels get their values.
+
+use half::bf16;
+
+/// What a loader delivers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Cropped and reflected, neither lit nor normalised. Padding is the mean colour, rounded.
+    U8,
+    /// As `F32`, rounded to nearest, ties to even.
+    Bf16,
+    /// Lit and normalised.
+    #[default]
+    F32,
+}
+
+/// The pixels of a batch, `[n, crop, crop, 3]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pixels {
+    /// See [`Output::U8`].
+    U8(Vec<u8>),
+    /// See [`Output::Bf16`].
+    Bf16(Vec<bf16>),
+    /// See [`Output::F32`].
+    F32(Vec<f32>),
+}
+
+/// Calls a function that is generic over the element type with the vector inside.
+macro_rules! with_elements {
+    ($pixels:expr, $elements:ident => $call:expr) => {
+        match $pixels {
+            Pixels::U8($elements) => $call,
+            Pixels::Bf16($elements) => $call,
+            Pixels::F32($elements) => $call,
+        }
+    };
+}
+pub(super) use with_elements;
+
+impl Pixels {
+    /// Zeros.
+    #[must_use]
+    pub fn new(output: Output, len: usize) -> Self {
+        match output {
+            Output::U8 => Self::U8(vec![0; len]),
+            Output::Bf16 => Self::Bf16(vec![bf16::ZERO; len]),
+            Output::F32 => Self::F32(vec![0.0; len]),
+        }
+    }
+
+    /// The number of values.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        with_elements!(self, elements => elements.len())
+    }
+
+    /// Whether there are no values.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The memory they take, in bytes.
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
+        with_elements!(self, elements => size_of_val(elements.as_slice()))
+    }
+
+    /// The values as the device will see them after conversion.
+    #[must_use]
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::U8(elements) => elements.iter().map(|&x| f32::from(x)).collect(),
+            Self::Bf16(elements) => elements.iter().map(|x| x.to_f32()).collect(),
+            Self::F32(elements) => elements.clone(),
+        }
+    }
+
+    /// Changes the length, within the memory already there when it shrinks or grows back.
+    pub(super) fn resize(&mut self, len: usize) {
+        with_elements!(self, elements => elements.resize(len, Default::default()));
+    }
+
+    /// Copies `len` values from `from` to `to`.
+    pub(super) fn copy_within(&mut self, from: usize, to: usize, len: usize) {
+        with_elements!(self, elements => elements.copy_within(from..from + len, to));
+    }
+}
+
+impl Default for Pixels {
+    fn default() -> Self {
+        Self::U8(Vec::new())
+    }
+}

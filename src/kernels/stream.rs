@@ -1,0 +1,90 @@
+//! Stores that bypass the cache, for memory that is filled once and read much later. FFI: the
+//! processor's non-temporal stores.
+//!
+//! An ordinary store first fetches the line it will overwrite; streaming whole lines halves the
+//! traffic. On processors other than x86-64 these are ordinary stores. The module does not know
+//! what is stored.
+#![allow(unsafe_code)]
+
+/// A cache line of `f32`.
+#[repr(C, align(64))]
+pub(crate) struct Line([f32; LINE]);
+
+/// The `f32` of a cache line.
+pub(crate) const LINE: usize = 16;
+
+/// Permission to stream. What was streamed is visible to other threads, by the usual means of
+/// synchronisation, once this is dropped.
+pub(crate) struct Stream(());
+
+impl Stream {
+    pub(crate) fn begin() -> Self {
+        Self(())
+    }
+
+    /// Replaces `line` by `values`.
+    #[inline(always)]
+    pub(crate) fn store(&self, line: &mut Line, values: [f32; LINE]) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{__m128, _mm_stream_ps};
+            // SAFETY: both are arrays of 64 bytes for which every bit pattern is valid.
+            let parts: [__m128; 4] = unsafe { std::mem::transmute(values) };
+            for (to, part) in line.0.as_chunks_mut::<4>().0.iter_mut().zip(parts) {
+                // SAFETY: `to` is 16 bytes, writable, and at a multiple of 16 from the line's
+                // start, which is aligned to 64. SSE is part of x86-64. `Drop` fences.
+                unsafe { _mm_stream_ps(to.as_mut_ptr(), part) }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            line.0 = values;
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE is part of x86-64.
+        unsafe {
+            std::arch::x86_64::_mm_sfence();
+        }
+    }
+}
+
+/// `slice` as what comes before its first whole line, its lines, and the rest.
+#[inline(always)]
+pub(crate) fn lines(slice: &mut [f32]) -> (&mut [f32], &mut [Line], &mut [f32]) {
+    // SAFETY: a line is an array of `f32`, for which every bit pattern is valid.
+    unsafe { slice.align_to_mut() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_lie_between_the_ends_and_take_what_is_streamed() {
+        for (start, len) in [(0, 0), (0, 64), (3, 100), (15, 20), (1, 7)] {
+            let mut all = vec![-1.0f32; 128];
+            let (head, body, tail) = lines(&mut all[start..start + len]);
+            let lens = [head.len(), body.len() * LINE, tail.len()];
+            assert_eq!(lens.iter().sum::<usize>(), len);
+            assert!(head.len() < LINE && tail.len() < LINE || body.is_empty());
+            head.fill(0.0);
+            tail.fill(0.0);
+            let stream = Stream::begin();
+            for line in body {
+                stream.store(line, std::array::from_fn(|i| i as f32));
+            }
+            drop(stream);
+            let expected = (0..len).map(|i| {
+                let inside = (lens[0]..lens[0] + lens[1]).contains(&i);
+                if inside { ((i - lens[0]) % LINE) as f32 } else { 0.0 }
+            });
+            assert!(expected.eq(all[start..start + len].iter().copied()));
+            assert!(all[..start].iter().chain(&all[start + len..]).all(|&x| x == -1.0));
+        }
+    }
+}
