@@ -12,6 +12,7 @@ use clap::{
 
 use crate::{
     config::{Arch, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision},
+    data::{Augment, Output},
     exit::EXIT_CODES_HELP,
 };
 
@@ -319,6 +320,8 @@ pub struct VerifyArgs {
 pub enum BenchCommand {
     /// The training step on images already in memory
     Step(BenchStepArgs),
+    /// The input pipeline, without a network
+    Pipeline(BenchPipelineArgs),
 }
 
 /// The flags of `bench step`.
@@ -352,6 +355,36 @@ pub struct BenchStepArgs {
     /// Steps before them that are not
     #[arg(long, value_name = "N", default_value = "5")]
     pub warmup: usize,
+}
+
+/// The flags of `bench pipeline`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchPipelineArgs {
+    /// The image set, as for training
+    #[arg(short, long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// What batches are made of
+    #[arg(long, value_enum, default_value = "f32")]
+    pub output: Output,
+    /// What is done to images at random
+    #[arg(long, value_enum, default_value = "paper")]
+    pub augment: Augment,
+    /// The shorter side after resizing; 0: as stored
+    #[arg(long, value_name = "PIXELS", default_value = "256")]
+    pub resize: usize,
+    /// The side of the crop
+    #[arg(long, value_name = "PIXELS", default_value = "227", value_parser = positive())]
+    pub crop: usize,
+    /// Images in a batch
+    #[arg(short, long, visible_alias = "batch-size", value_name = "N", default_value = "128")]
+    #[arg(value_parser = positive())]
+    pub batch: usize,
+    /// Threads that decode; 0 is one per core
+    #[arg(long, visible_alias = "workers", value_name = "N", default_value = "0")]
+    pub threads: usize,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value = "10")]
+    pub seconds: f64,
 }
 
 #[cfg(test)]

@@ -167,7 +167,9 @@ fn output(precision: Precision) -> Output {
     }
 }
 
-fn num_workers(asked: usize) -> usize {
+/// Decoding threads: as many as asked for, or one per core for 0.
+#[must_use]
+pub fn num_workers(asked: usize) -> usize {
     match asked {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         asked => asked,

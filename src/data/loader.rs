@@ -20,6 +20,7 @@ use super::error::DataError;
 use super::finish::Pixel;
 use super::pixels::{Output, Pixels, with_elements};
 use super::slot::{Batch, EXCLUDED, Ring, Slot};
+use super::stages::{StageTotals, Stages};
 use super::worker::Worker;
 use crate::cancel::Cancel;
 
@@ -47,6 +48,7 @@ pub struct Loader {
     /// `[share][consumer]`: the ends to hand to the consumers.
     pub receivers: Vec<Vec<BatchReceiver>>,
     bad: Arc<BadImages>,
+    stages: Arc<StageTotals>,
     thread: JoinHandle<()>,
 }
 
@@ -55,6 +57,12 @@ impl Loader {
     #[must_use]
     pub fn bad(&self) -> &BadImages {
         &self.bad
+    }
+
+    /// Where the workers' time went so far.
+    #[must_use]
+    pub fn stages(&self) -> Stages {
+        self.stages.get()
     }
 
     /// Drops the receivers still here and waits for the loader's threads to end.
@@ -143,18 +151,20 @@ pub(super) fn spawn(
         receivers.push(ends.into_iter().map(receiver).collect());
     }
     let bad = Arc::clone(filler.bad());
+    let stages = Arc::new(StageTotals::default());
     let producer = Producer {
         filler,
         lanes,
         pool: pool(workers)?,
         workers: (0..workers).map(|_| Mutex::default()).collect(),
+        stages: Arc::clone(&stages),
         cancel,
     };
     let thread = std::thread::Builder::new()
         .name("loader".into())
         .spawn(move || producer.run_to_end(&outcome))
         .map_err(thread_error)?;
-    Ok(Loader { receivers, bad, thread })
+    Ok(Loader { receivers, bad, stages, thread })
 }
 
 fn pool(workers: usize) -> Result<ThreadPool, DataError> {
@@ -182,6 +192,7 @@ struct Producer<F> {
     pool: ThreadPool,
     /// One per thread of the pool, by thread index; never contended.
     workers: Vec<Mutex<Worker>>,
+    stages: Arc<StageTotals>,
     cancel: Cancel,
 }
 
@@ -264,6 +275,7 @@ impl<F: Filler> Producer<F> {
             let index = rayon::current_thread_index().unwrap_or(0);
             let mut worker = self.workers[index].lock().unwrap_or_else(PoisonError::into_inner);
             let filled = self.filler.fill(&mut worker, first + i, image)?;
+            self.stages.add(worker.take_stages());
             (*label, *sample) = filled.unwrap_or((EXCLUDED, 0));
             Ok(())
         })

@@ -4,10 +4,11 @@
 //! pixels themselves, a quarter, for a device that lights and normalises. The module does not know
 //! how pixels get their values.
 
+use clap::ValueEnum;
 use half::bf16;
 
 /// What a loader delivers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Cropped and reflected, neither lit nor normalised. Padding is the mean colour, rounded.
     U8,

@@ -2,6 +2,8 @@
 //!
 //! A worker handles one image at a time. It does not choose images and does not judge bad ones.
 
+use std::time::Instant;
+
 use fast_image_resize::images::{Image as ResizeTarget, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
@@ -11,6 +13,7 @@ use super::finish::{Finisher, Frame, Normalisation, Pixel};
 use super::jpeg::{RegionDecoder, Unsupported};
 use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
 use super::source::{Content, Source};
+use super::stages::Stages;
 
 /// What of the frame will be looked at.
 #[derive(Clone, Copy)]
@@ -34,6 +37,7 @@ pub(super) struct Worker {
     /// The side of `square`; `None` while `image` is the frame.
     side: Option<u32>,
     finisher: Finisher,
+    stages: Stages,
 }
 
 /// The decoder of regions, and what is drawn from them.
@@ -57,7 +61,10 @@ impl Worker {
         needed: impl Fn((u32, u32)) -> Needed,
     ) -> Result<(), String> {
         let mut bytes = std::mem::take(&mut self.bytes);
+        let begun = Instant::now();
         let content = source.read(index, &mut bytes);
+        let read = Instant::now();
+        self.stages.read += read - begun;
         let loaded = match content {
             Err(error) => Err(format!("cannot read: {error}")),
             Ok(Content::Encoded) => {
@@ -68,8 +75,14 @@ impl Worker {
                 image.map(|()| self.resize(geometry)).map_err(|error| error.to_string())
             }
         };
+        self.stages.decode += read.elapsed();
         self.bytes = bytes;
         loaded
+    }
+
+    /// The time spent since this was last asked, for one image.
+    pub(super) fn take_stages(&mut self) -> Stages {
+        Stages { num_images: 1, ..std::mem::take(&mut self.stages) }
     }
 
     /// Decodes an image that is already in memory.
@@ -100,6 +113,7 @@ impl Worker {
         windows: impl FnOnce((u32, u32)) -> W,
         out: &mut [P],
     ) {
+        let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
         let frame = match self.side {
             Some(side) => Frame { width: side, height: side, pixels: &self.square },
@@ -113,6 +127,7 @@ impl Worker {
         for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
             self.finisher.window(frame, geometry.pad, window, out);
         }
+        self.stages.finish += begun.elapsed();
     }
 
     /// Makes the frame of the decoded image.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::peak_memory_mib;
 use crate::cli::BenchStepArgs;
 use crate::config::Config;
 use crate::data::{Batch, Pixels};
@@ -57,11 +58,4 @@ fn synthetic(share: std::ops::Range<usize>, side: usize) -> Batch {
     let pixel = |i: u64| (key.uniform(first + i) * 240.0 - 120.0) as f32;
     let images = Pixels::F32((0..num_floats as u64).map(pixel).collect());
     Batch::standalone(share.start, images, share.map(|i| i as i64 % 1000).collect())
-}
-
-/// The process's largest resident set so far, as Linux reports it.
-fn peak_memory_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib / 1024)
 }

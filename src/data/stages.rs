@@ -1,0 +1,63 @@
+//! Where the workers' time goes: reading, decoding, finishing.
+//!
+//! Counted by every worker and summed while loading goes on. The module does not judge which stage
+//! is too slow.
+
+use std::ops::Sub;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Time spent so far in each stage, all workers together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stages {
+    /// Images finished, the bad ones included.
+    pub num_images: u64,
+    /// From the source's storage to bytes in memory.
+    pub read: Duration,
+    /// From bytes to the frame: decoding and resizing.
+    pub decode: Duration,
+    /// From the frame to the batch: windows, light, normalisation.
+    pub finish: Duration,
+}
+
+impl Sub for Stages {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            num_images: self.num_images - earlier.num_images,
+            read: self.read - earlier.read,
+            decode: self.decode - earlier.decode,
+            finish: self.finish - earlier.finish,
+        }
+    }
+}
+
+/// The sum over workers.
+#[derive(Debug, Default)]
+pub(super) struct StageTotals {
+    num_images: AtomicU64,
+    read: AtomicU64,
+    decode: AtomicU64,
+    finish: AtomicU64,
+}
+
+impl StageTotals {
+    pub(super) fn add(&self, stages: Stages) {
+        let nanoseconds = |time: Duration| time.as_nanos() as u64;
+        self.num_images.fetch_add(stages.num_images, Relaxed);
+        self.read.fetch_add(nanoseconds(stages.read), Relaxed);
+        self.decode.fetch_add(nanoseconds(stages.decode), Relaxed);
+        self.finish.fetch_add(nanoseconds(stages.finish), Relaxed);
+    }
+
+    pub(super) fn get(&self) -> Stages {
+        let time = |total: &AtomicU64| Duration::from_nanos(total.load(Relaxed));
+        Stages {
+            num_images: self.num_images.load(Relaxed),
+            read: time(&self.read),
+            decode: time(&self.decode),
+            finish: time(&self.finish),
+        }
+    }
+}
