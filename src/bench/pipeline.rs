@@ -13,8 +13,8 @@ use crate::config::DataConfig;
 use crate::data::{self, BatchReceiver, Delivery, Geometry, Order, Output, Split, TrainLoader};
 use crate::feed;
 
-/// Batches before the clock starts: buffers grow, files enter the page cache.
-const WARMUP_BATCHES: usize = 3;
+/// Batches before the clock starts: every slot is touched, buffers grow, files enter the page cache.
+const WARMUP_BATCHES: usize = 12;
 
 /// Loads training batches, drops them, and prints one line of JSON.
 ///

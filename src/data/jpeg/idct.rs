@@ -29,7 +29,7 @@ fn sub(a: Lanes, b: Lanes) -> Lanes {
 
 #[inline(always)]
 fn mul(a: Lanes, by: i32) -> Lanes {
-    a.map(|a| a.wrapping_mul(by))
+    std::array::from_fn(|i| a[i].wrapping_mul(by))
 }
 
 /// Transforms eight lanes at once; the results are scaled by 2^13.
@@ -59,16 +59,21 @@ fn transform(x: &[Lanes; 8]) -> [Lanes; 8] {
 
 #[inline(always)]
 fn descale(x: Lanes, bits: i32) -> Lanes {
-    x.map(|x| x.wrapping_add(1 << (bits - 1)) >> bits)
+    std::array::from_fn(|i| x[i].wrapping_add(1 << (bits - 1)) >> bits)
 }
 
 /// Dequantised coefficients by (vertical, horizontal) frequency to samples by (column, row).
 #[inline(always)]
 pub(super) fn inverse(block: &[i32; 64]) -> [[u8; 8]; 8] {
     let x: [Lanes; 8] = std::array::from_fn(|v| std::array::from_fn(|u| block[v * 8 + u]));
-    let rows = transform(&x).map(|row| descale(row, CONST_BITS - PASS_BITS));
+    let x = transform(&x);
+    let rows: [Lanes; 8] = std::array::from_fn(|v| descale(x[v], CONST_BITS - PASS_BITS));
     let columns: [Lanes; 8] = std::array::from_fn(|u| std::array::from_fn(|y| rows[y][u]));
-    transform(&columns).map(|column| descale(column, CONST_BITS + PASS_BITS + 3).map(sample))
+    let columns = transform(&columns);
+    std::array::from_fn(|u| {
+        let column = descale(columns[u], CONST_BITS + PASS_BITS + 3);
+        std::array::from_fn(|y| sample(column[y]))
+    })
 }
 
 /// The samples of a block that has only a mean.
