@@ -181,7 +181,7 @@ fn weigh_rows(
 #[inline(always)]
 fn level(value: f32) -> u8 {
     const LAST_PLACE_IS_ONE: f32 = 8_388_608.0;
-    let clamped = value.max(0.0).min(255.0);
+    let clamped = value.clamp(0.0, 255.0);
     (clamped + LAST_PLACE_IS_ONE).to_bits() as u8
 }
 
