@@ -59,6 +59,6 @@ pub use order::{EpochOrder, Order};
 pub use pixels::{Output, Pixels};
 pub use slot::Batch;
 pub use source::{Content, Images, Source, Split, open, open_both};
-pub use stages::Stages;
+pub use stages::{StageTimes, Stages};
 pub use train::TrainLoader;
 pub use views::{Views, load_views};

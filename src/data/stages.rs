@@ -7,8 +7,10 @@ use std::ops::Sub;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// Time spent so far in each stage, all workers together.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stages {
     /// Images finished, the bad ones included.
     pub num_images: u64,
@@ -18,6 +20,27 @@ pub struct Stages {
     pub decode: Duration,
     /// From the frame to the batch: windows, light, normalisation.
     pub finish: Duration,
+}
+
+impl Stages {
+    /// The mean microseconds of each stage for one image; zeros where there was none.
+    #[must_use]
+    pub fn us_per_image(&self) -> StageTimes {
+        let mean = |time: Duration| time.as_secs_f64() * 1e6 / self.num_images.max(1) as f64;
+        let [read, decode, finish] = [self.read, self.decode, self.finish].map(mean);
+        StageTimes { read, decode, finish }
+    }
+}
+
+/// One time for each stage.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StageTimes {
+    /// See [`Stages::read`].
+    pub read: f64,
+    /// See [`Stages::decode`].
+    pub decode: f64,
+    /// See [`Stages::finish`].
+    pub finish: f64,
 }
 
 impl Sub for Stages {
