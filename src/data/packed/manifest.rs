@@ -91,7 +91,7 @@ pub enum State {
 }
 
 /// The image set that was packed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// What kind of set it was: "image folder", "webdataset shards", …
     pub kind: String,
@@ -174,31 +174,40 @@ impl Part {
         Ok(sum)
     }
 
-    fn check(&self, split: Split, settings: &Settings) -> Result<(), String> {
+    fn check(&self, split: Split, settings: &Settings, state: State) -> Result<(), String> {
         let (expected, found) = (self.num_shards(settings), self.shards.len());
-        if found != expected {
-            let name = split_name(split);
-            return Err(format!("lists {found} {name} shards where {expected} must be"));
+        let split_name = split_name(split);
+        if found > expected || found < expected && state == State::Complete {
+            return Err(format!("lists {found} {split_name} shards where {expected} must be"));
         }
-        for index in 0..expected {
-            let (name, range) =
-                (self.shard_name(split, settings, index), self.range(settings, index));
-            let Some(shard) = self.shards.get(&name) else {
-                return Err(format!("does not list the shard {name}"));
+        for (name, shard) in &self.shards {
+            let Some(index) = self.shard_index(split, settings, name) else {
+                let name = printable(name);
+                return Err(format!("lists {name}, which is no shard of its {split_name} split"));
             };
-            if shard.num_images.checked_add(shard.bad.len()) != Some(range.len()) {
+            let num_range = self.range(settings, index).len();
+            if shard.num_images.checked_add(shard.bad.len()) != Some(num_range) {
                 return Err(format!(
-                    "lists {} images and {} bad ones of {name}, which are not the {} of its range",
+                    "lists {} images and {} bad ones of {name}, which are not the {num_range} of \
+                     its range",
                     shard.num_images,
                     shard.bad.len(),
-                    range.len()
                 ));
             }
         }
+        self.moments()?;
         match self.num_images()? {
-            0 => Err(format!("lists no images of the {} split", split_name(split))),
-            _ => self.moments().map(drop),
+            0 if state == State::Complete => Err(format!("lists no {split_name} images")),
+            _ => Ok(()),
         }
+    }
+
+    /// The number of the shard that is called `name`.
+    fn shard_index(&self, split: Split, settings: &Settings, name: &str) -> Option<usize> {
+        let (number, _) =
+            name.strip_prefix(split_name(split))?.strip_prefix('-')?.split_once("-of-")?;
+        let index = number.parse().ok().filter(|&index| index < self.num_shards(settings))?;
+        (self.shard_name(split, settings, index) == name).then_some(index)
     }
 
     /// The file name of shard `index`.
@@ -318,12 +327,9 @@ impl Manifest {
             let (classes, names) = (classes.len(), class_names.len());
             return Err(format!("has {classes} classes and {names} names for them"));
         }
-        match self.state {
-            State::Unfinished => Ok(()),
-            State::Complete => [Split::Train, Split::Test]
-                .into_iter()
-                .try_for_each(|split| self.part(split).check(split, settings)),
-        }
+        [Split::Train, Split::Test]
+            .into_iter()
+            .try_for_each(|split| self.part(split).check(split, settings, self.state))
     }
 
     /// One split.

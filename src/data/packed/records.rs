@@ -19,8 +19,8 @@ use super::super::archive::printable;
 const LENGTH_BYTES: usize = 8;
 /// Where images may begin.
 const PAGE_BYTES: usize = 4096;
-/// Room for numbers that grow between the estimate of a header and the header.
-const SLACK_BYTES: usize = 1024;
+/// Room for what is added to the notes in the end: the sums and statistics of a shard take 1.3 kB.
+const SLACK_BYTES: usize = 4096;
 /// A thousand classes with their names need 0.1 MB.
 const MAX_HEADER_BYTES: usize = 16 << 20;
 const LABEL_BYTES: usize = size_of::<i32>();
@@ -51,20 +51,12 @@ impl Content {
         3 * self.size as usize * self.size as usize
     }
 
-    fn num_label_bytes(&self) -> Option<usize> {
-        self.num_images.checked_mul(LABEL_BYTES)
-    }
-
-    fn num_image_bytes(&self) -> Option<usize> {
-        self.num_images.checked_mul(self.image_bytes())
-    }
-
     fn shapes(&self) -> (Vec<usize>, Vec<usize>) {
         let (n, side) = (self.num_images, self.size as usize);
         (vec![n], vec![n, side, side, 3])
     }
 
-    /// Where images begin in a shard that holds at most this, with notes about as long as `notes`.
+    /// Where images begin in a shard that holds at most this, with `notes` and up to 4 kB more.
     #[must_use]
     pub fn images_start(&self, notes: &Notes) -> usize {
         let header = self.header(notes).len() + SLACK_BYTES;
@@ -79,7 +71,7 @@ impl Content {
     pub fn front(&self, notes: &Notes, labels: &[i32], images_start: usize) -> Option<Vec<u8>> {
         assert_eq!(labels.len(), self.num_images, "every image has a label");
         let header = self.header(notes);
-        let room = images_start.checked_sub(LENGTH_BYTES + self.num_label_bytes()?)?;
+        let room = images_start.checked_sub(LENGTH_BYTES + self.num_images * LABEL_BYTES)?;
         if header.len() > room {
             return None;
         }
@@ -134,32 +126,24 @@ impl Content {
         Ok(Places { labels: data + labels, images: data + images })
     }
 
-    /// The offsets of labels and images in `num_bytes` of data.
+    /// The offsets of labels and images in `num_bytes` of data. That tensors follow each other and are
+    /// as long as their shapes say is the library's to check, and has been.
     fn tensors(&self, header: &Metadata, num_bytes: usize) -> Result<(usize, usize), String> {
         let (labels_shape, images_shape) = self.shapes();
         let tensor = |name: &str, dtype, shape: &[usize]| {
             let tensor = header.info(name).ok_or_else(|| format!("no tensor {name}"))?;
             if tensor.dtype == dtype && tensor.shape == shape {
-                return Ok(tensor);
+                return Ok(tensor.data_offsets);
             }
             let TensorInfo { dtype: found, shape: found_shape, .. } = tensor;
             Err(format!("{name} are {found:?} {found_shape:?} where {dtype:?} {shape:?} must be"))
         };
-        let labels = tensor("labels", Dtype::I32, &labels_shape)?.data_offsets;
-        let images = tensor("images", Dtype::U8, &images_shape)?.data_offsets;
-        let lens = [(labels, self.num_label_bytes()), (images, self.num_image_bytes())];
-        for ((start, end), len) in lens {
-            if end.checked_sub(start) != len {
-                return Err(format!("bytes {start} to {end} are no tensor of its shape"));
-            }
-        }
-        // One after the other, and nothing else.
-        let (first, second) = if labels <= images { (labels, images) } else { (images, labels) };
-        let num_tensors = header.tensors().len();
-        if first.0 != 0 || first.1 != second.0 || second.1 != num_bytes || num_tensors != 2 {
+        let labels = tensor("labels", Dtype::I32, &labels_shape)?;
+        let images = tensor("images", Dtype::U8, &images_shape)?;
+        let (num_tensors, end) = (header.tensors().len(), labels.1.max(images.1));
+        if num_tensors != 2 || end != num_bytes {
             return Err(format!(
-                "{num_tensors} tensors, labels at {labels:?} and images at {images:?}, do not fill \
-                 its {num_bytes} bytes one after the other"
+                "{num_tensors} tensors of {end} bytes where 2 of {num_bytes} must be"
             ));
         }
         Ok((labels.0, images.0))
