@@ -16,6 +16,8 @@ use crate::{
     exit::EXIT_CODES_HELP,
 };
 
+pub use pack::PackArgs;
+
 /// Train AlexNet (Krizhevsky, Sutskever, Hinton 2012) on one or many GPUs.
 ///
 /// Training is the default command. Without a GPU the same commands run on CPU threads in place of
@@ -62,6 +64,7 @@ fn after_help() -> String {
           print the resolved configuration and the network, and stop
   alexnet-mgpu eval runs/alexnet-split --views 10
   alexnet-mgpu predict --model runs/alexnet-split cat.jpg
+  alexnet-mgpu pack imagenet imagenet-256
 
 A value comes from the first of these that has it: its flag, the last --set of its key, the file
 of --config, the paper. Results go to stdout, everything else to stderr.
@@ -107,6 +110,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Check on this machine, in 64-bit floats, that all modes train the same network
     Verify(VerifyArgs),
+    /// Decode and scale an image set once, to train on it at memory speed
+    Pack(PackArgs),
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -143,7 +148,8 @@ pub struct TrainArgs {
     pub threads: Option<usize>,
 
     /// An image folder (train/CLASS/*.jpg and val/ or test/), ILSVRC2012's tars, webdataset shards
-    /// (a folder or NAME-{000..146}.tar), CIFAR-10 or -100, or `generated` [data.path]
+    /// (a folder or NAME-{000..146}.tar), CIFAR-10 or -100, what `pack` wrote, or `generated`
+    /// [data.path]
     #[arg(long, visible_aliases = ["data-dir", "data-path"], value_name = "PATH", help_heading = "Data")]
     pub data: Option<String>,
     /// Decoding threads; 0 is automatic [data.workers, default: 0]
@@ -387,5 +393,6 @@ pub struct BenchPipelineArgs {
     pub seconds: f64,
 }
 
+mod pack;
 #[cfg(test)]
 mod tests;

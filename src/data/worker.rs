@@ -24,10 +24,21 @@ pub(super) enum Needed {
     Window(Window),
 }
 
+/// Where the frame of an image lies.
+#[derive(Clone, Copy)]
+pub(super) enum Loaded<'s> {
+    /// In the worker, until it loads another.
+    Worker,
+    /// Where the source has it.
+    Source(Frame<'s>),
+}
+
 /// The scratch memory of one thread.
 #[derive(Default)]
 pub(super) struct Worker {
     bytes: Vec<u8>,
+    /// What the source put there last.
+    content: Option<Content>,
     decoder: Decoder,
     image: Image,
     resizer: Resizer,
@@ -50,10 +61,32 @@ struct Region {
 }
 
 impl Worker {
-    /// Reads and decodes image `index`; the error is the reason, without the image's name.
+    /// Makes the frame of image `index`; the error is the reason, without the image's name.
     ///
     /// `needed` is told how far a window can move; the rest of the frame is left unspecified.
-    pub(super) fn load(
+    pub(super) fn load<'s>(
+        &mut self,
+        source: &'s dyn Source,
+        index: usize,
+        geometry: &Geometry,
+        needed: impl Fn((u32, u32)) -> Needed,
+    ) -> Result<Loaded<'s>, String> {
+        match source.frame(index) {
+            Some(frame) => Ok(self.take(frame, geometry)),
+            None => self.read(source, index, geometry, needed).map(|()| Loaded::Worker),
+        }
+    }
+
+    /// Takes pixels as they lie, or resizes them.
+    fn take<'s>(&mut self, frame: Frame<'s>, geometry: &Geometry) -> Loaded<'s> {
+        self.content = None;
+        let begun = Instant::now();
+        self.resize(Some(frame), geometry);
+        self.stages.decode += begun.elapsed();
+        if self.side.is_some() { Loaded::Worker } else { Loaded::Source(frame) }
+    }
+
+    fn read(
         &mut self,
         source: &dyn Source,
         index: usize,
@@ -65,6 +98,7 @@ impl Worker {
         let content = source.read(index, &mut bytes);
         let read = Instant::now();
         self.stages.read += read - begun;
+        self.content = content.as_ref().ok().copied();
         let loaded = match content {
             Err(error) => Err(format!("cannot read: {error}")),
             Ok(Content::Encoded) => {
@@ -72,7 +106,7 @@ impl Worker {
             }
             Ok(Content::Rgb { width, height }) => {
                 let image = self.image.reset(width, height).map(|to| to.copy_from_slice(&bytes));
-                image.map(|()| self.resize(geometry)).map_err(|error| error.to_string())
+                image.map(|()| self.resize(None, geometry)).map_err(|error| error.to_string())
             }
         };
         self.stages.decode += read.elapsed();
@@ -97,16 +131,23 @@ impl Worker {
             return Ok(());
         }
         self.decoder.decode(bytes, &mut self.image)?;
-        self.resize(geometry);
+        self.resize(None, geometry);
         Ok(())
     }
 
-    /// Writes windows of the loaded image to `out`, one after another, each `[crop, crop, 3]`.
+    /// The file last loaded, if its pixels are the frame as they are.
+    pub(super) fn unscaled_file(&self) -> Option<&[u8]> {
+        let is_whole = self.side.is_none() && self.content == Some(Content::Encoded);
+        is_whole.then_some(&self.bytes)
+    }
+
+    /// Writes windows of the image last loaded to `out`, one after another, each `[crop, crop, 3]`.
     ///
     /// `windows` is told how far a window can move in the frame and yields as many windows as `out`
     /// has room for.
     pub(super) fn finish<P: Pixel, W: IntoIterator<Item = Window>>(
         &mut self,
+        loaded: Loaded<'_>,
         geometry: &Geometry,
         normalisation: &Normalisation,
         shift: [f32; 3],
@@ -115,13 +156,12 @@ impl Worker {
     ) {
         let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
-        let frame = match self.side {
-            Some(side) => Frame { width: side, height: side, pixels: &self.square },
-            None => Frame {
-                width: self.image.width(),
-                height: self.image.height(),
-                pixels: self.image.pixels(),
-            },
+        let frame = match (loaded, self.side) {
+            (Loaded::Source(frame), _) => frame,
+            (Loaded::Worker, Some(side)) => {
+                Frame { width: side, height: side, pixels: &self.square }
+            }
+            (Loaded::Worker, None) => whole(&self.image),
         };
         let windows = windows(geometry.slack(frame.width, frame.height));
         for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
@@ -130,13 +170,13 @@ impl Worker {
         self.stages.finish += begun.elapsed();
     }
 
-    /// Makes the frame of the decoded image.
-    fn resize(&mut self, geometry: &Geometry) {
-        let (width, height) = (self.image.width(), self.image.height());
+    /// Makes the frame of `picture`, or else of the decoded image.
+    fn resize(&mut self, picture: Option<Frame<'_>>, geometry: &Geometry) {
+        let Frame { width, height, pixels } = picture.unwrap_or_else(|| whole(&self.image));
         self.side = geometry.frame_side(width, height);
         let Some(side) = self.side else { return };
         self.square.resize(side as usize * side as usize * 3, 0);
-        let from = ImageRef::new(width, height, self.image.pixels(), PixelType::U8x3)
+        let from = ImageRef::new(width, height, pixels, PixelType::U8x3)
             .expect("an image has width * height * 3 bytes");
         let mut to = ResizeTarget::from_slice_u8(side, side, &mut self.square, PixelType::U8x3)
             .expect("the square has side * side * 3 bytes");
@@ -150,6 +190,10 @@ impl Worker {
         let resized = self.resizer.resize(&from, &mut to, &options);
         resized.expect("the central square lies inside the image");
     }
+}
+
+fn whole(image: &Image) -> Frame<'_> {
+    Frame { width: image.width(), height: image.height(), pixels: image.pixels() }
 }
 
 impl Region {
