@@ -80,9 +80,7 @@ impl Worker {
     /// Takes pixels as they lie, or resizes them.
     fn take<'s>(&mut self, frame: Frame<'s>, geometry: &Geometry) -> Loaded<'s> {
         self.content = None;
-        let begun = Instant::now();
         self.resize(Some(frame), geometry);
-        self.stages.decode += begun.elapsed();
         if self.side.is_some() { Loaded::Worker } else { Loaded::Source(frame) }
     }
 
@@ -96,8 +94,7 @@ impl Worker {
         let mut bytes = std::mem::take(&mut self.bytes);
         let begun = Instant::now();
         let content = source.read(index, &mut bytes);
-        let read = Instant::now();
-        self.stages.read += read - begun;
+        self.stages.read += begun.elapsed();
         self.content = content.as_ref().ok().copied();
         let loaded = match content {
             Err(error) => Err(format!("cannot read: {error}")),
@@ -109,7 +106,6 @@ impl Worker {
                 image.map(|()| self.resize(None, geometry)).map_err(|error| error.to_string())
             }
         };
-        self.stages.decode += read.elapsed();
         self.bytes = bytes;
         loaded
     }
@@ -126,11 +122,15 @@ impl Worker {
         geometry: &Geometry,
         needed: impl Fn((u32, u32)) -> Needed,
     ) -> Result<(), DecodeError> {
-        if let Ok(side) = self.region.draw(bytes, geometry, needed, &mut self.square) {
+        let drawn = self.region.draw(bytes, geometry, needed, &mut self.square, &mut self.stages);
+        if let Ok(side) = drawn {
             self.side = Some(side);
             return Ok(());
         }
-        self.decoder.decode(bytes, &mut self.image)?;
+        let begun = Instant::now();
+        let decoded = self.decoder.decode(bytes, &mut self.image);
+        self.stages.decode += begun.elapsed();
+        decoded?;
         self.resize(None, geometry);
         Ok(())
     }
@@ -175,6 +175,7 @@ impl Worker {
         let Frame { width, height, pixels } = picture.unwrap_or_else(|| whole(&self.image));
         self.side = geometry.frame_side(width, height);
         let Some(side) = self.side else { return };
+        let begun = Instant::now();
         self.square.resize(side as usize * side as usize * 3, 0);
         let from = ImageRef::new(width, height, pixels, PixelType::U8x3)
             .expect("an image has width * height * 3 bytes");
@@ -189,6 +190,7 @@ impl Worker {
             .crop(x.origin, y.origin, extent(x), extent(y));
         let resized = self.resizer.resize(&from, &mut to, &options);
         resized.expect("the central square lies inside the image");
+        self.stages.resize += begun.elapsed();
     }
 }
 
@@ -205,7 +207,9 @@ impl Region {
         geometry: &Geometry,
         needed: impl Fn((u32, u32)) -> Needed,
         square: &mut Vec<u8>,
+        stages: &mut Stages,
     ) -> Result<u32, Unsupported> {
+        let begun = Instant::now();
         let (width, height) = self.jpeg.open(bytes)?;
         check_size(width, height).map_err(|_| Unsupported)?;
         let side = geometry.frame_side(width, height).ok_or(Unsupported)?;
@@ -232,9 +236,12 @@ impl Region {
         let columns = reach(&self.full.columns, &self.colour.columns, coarseness.0, width);
         let rows = reach(&self.full.rows, &self.colour.rows, coarseness.1, height);
         let planes = self.jpeg.decode(bytes, columns, rows)?;
+        let decoded = Instant::now();
+        stages.decode += decoded - begun;
         let (full, colour, scratch) = (&self.full, &self.colour, &mut self.scratch);
         let (out, pitch) = (&mut square[start..], side as usize * 3);
         Draw { planes, full, colour, scratch, out, pitch }.draw();
+        stages.resize += decoded.elapsed();
         Ok(side)
     }
 }
