@@ -101,11 +101,13 @@ impl Destination {
         self.save()
     }
 
-    /// Writes the file that tells readers of JPEG shards what labels mean.
+    /// Writes the file that tells readers of JPEG shards what labels mean, unless it is there.
     pub(super) fn write_class_list(&self) -> Result<()> {
+        let list = class_list(&self.manifest)?;
+        let is_there = fs::read(self.dir.join(CLASS_LIST)).is_ok_and(|f| f == list.as_bytes());
         match self.manifest.settings.format {
-            Format::U8 => Ok(()),
-            Format::Jpeg => self.replace(CLASS_LIST, class_list(&self.manifest)?.as_bytes()),
+            Format::Jpeg if !is_there => self.replace(CLASS_LIST, list.as_bytes()),
+            Format::Jpeg | Format::U8 => Ok(()),
         }
     }
 

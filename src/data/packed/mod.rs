@@ -34,7 +34,7 @@ use map::map;
 /// A packed folder that is complete.
 pub(super) struct PackedSet {
     root: PathBuf,
-    manifest: Manifest,
+    manifest: Box<Manifest>,
 }
 
 impl PackedSet {
@@ -45,7 +45,7 @@ impl PackedSet {
     pub(super) fn find(root: &Path) -> Result<Option<Self>, DataError> {
         match Manifest::read(root)? {
             Some(manifest) if manifest.state == State::Complete => {
-                Ok(Some(Self { root: root.into(), manifest }))
+                Ok(Some(Self { root: root.into(), manifest: manifest.into() }))
             }
             Some(_) => Err(DataError::malformed(
                 root,
