@@ -1,8 +1,9 @@
 """Times albumentations with OpenCV: a peer of `alexnet-mgpu bench pipeline`.
 
-It does less work than the others: no colour noise (its own kind needs the eigenvectors of every single
-image and is far slower), and OpenCV's bilinear filter is not antialiased: it reads four pixels
-however much an image shrinks, so its pixels differ from torchvision's by several grey levels.
+It does less work than ours: no colour noise (its own kind needs the eigenvectors of every image and
+is far slower), and OpenCV's bilinear filter is not antialiased: it reads four pixels however much
+an image shrinks, so its pixels differ from torchvision's by several grey levels. Batches are
+[N, 227, 227, 3].
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,8 @@ import numpy as np
 
 import work
 
-TOLERANCES = {"jpeg": 8.0, "jpeg256": 1.0}
+# In grey levels: no antialiasing where photographs are resized.
+TOLERANCES = {"jpeg": 5.0, "jpeg256": 0.1}
 DECODING = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 

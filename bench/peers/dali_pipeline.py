@@ -9,8 +9,9 @@
   --lighting step   the noise is added in a step of its own, as in the paper's text
   --lighting none   no noise: less work than ours
 
---dct fast takes the decoder's less exact transform. Crop, reflection, mean and cast are one operator.
-Packed u8 images are handed over without a copy. Batches are [N, 3, 227, 227] unless --layout HWC.
+--dct fast takes the decoder's less exact transform; ours is the exact one. Crop, reflection, mean
+and cast are one operator. Packed u8 images are handed over without a copy. Batches are
+[N, 3, 227, 227] unless --layout HWC.
 """
 
 import numpy as np

@@ -3,8 +3,8 @@
 From a file to f32 pixels, as `alexnet-mgpu bench pipeline` does it with the paper's recipe: the
 shorter side to 256 (antialiased bilinear), the central 256 x 256, a random 227 x 227 crop of it, a
 random reflection, the paper's colour noise (one shift an image, along fixed components), minus the
-mean. Each peer reads the files that ours reads. Peers' batches are [N, 3, 227, 227] where that is their
-habit, ours [N, 227, 227, 3]; where a peer's work differs otherwise, its program says how.
+mean. Each peer reads the files that ours reads. Peers' batches are [N, 3, 227, 227] where that is
+their habit, ours [N, 227, 227, 3]; where a peer's work differs otherwise, its program says how.
 """
 
 import argparse
@@ -56,7 +56,9 @@ def parser(description, inputs):
     flags.add_argument(
         "--check", action="store_true", help="compare pixels with torchvision's instead of timing"
     )
-    flags.add_argument("--dump", type=pathlib.Path, help="with --check: write the first image (.npy)")
+    flags.add_argument(
+        "--dump", type=pathlib.Path, help="with --check: write the first image (.npy)"
+    )
     return flags
 
 
@@ -143,7 +145,9 @@ def expected(args):
     else:
         paths = photographs(args.data)[:CHECKED_IMAGES]
         images = [Image.open(path).convert("RGB") for path in paths]
-        frames = [functional.center_crop(functional.resize(image, FRAME), FRAME) for image in images]
+        frames = [
+            functional.center_crop(functional.resize(image, FRAME), FRAME) for image in images
+        ]
     cut = slice(CHECKED_CORNER, CHECKED_CORNER + CROP)
     return [np.asarray(frame)[cut, cut].astype(np.float32) for frame in frames]
 
@@ -163,7 +167,9 @@ def report_check(args, outputs, has_noise, tolerance):
     assert len(pixels) == len(wanted), f"{len(pixels)} images came, {len(wanted)} were wanted"
     if args.dump:
         np.save(args.dump, pixels[0])
-    differences = [float(np.abs(have - want).mean()) for have, want in zip(pixels, wanted)]
+    differences = [
+        float(np.abs(have - want).mean()) for have, want in zip(pixels, wanted, strict=True)
+    ]
     result = {
         "mean_abs_difference": sum(differences) / len(differences),
         "largest_of_an_image": max(differences),
