@@ -6,7 +6,11 @@ an image shrinks, so its pixels differ from torchvision's by several grey levels
 [N, 227, 227, 3].
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+
+# Otherwise its import asks the network for a newer version.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import albumentations as A
 import cv2
