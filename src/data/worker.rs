@@ -47,6 +47,8 @@ pub(super) struct Worker {
     square: Vec<u8>,
     /// The side of `square`; `None` while `image` is the frame.
     side: Option<u32>,
+    /// Whether the frame is not the image as it is stored.
+    is_resized: bool,
     finisher: Finisher,
     stages: Stages,
 }
@@ -123,8 +125,8 @@ impl Worker {
         needed: impl Fn((u32, u32)) -> Needed,
     ) -> Result<(), DecodeError> {
         let drawn = self.region.draw(bytes, geometry, needed, &mut self.square, &mut self.stages);
-        if let Ok(side) = drawn {
-            self.side = Some(side);
+        if let Ok(Drawn { side, is_resized }) = drawn {
+            (self.side, self.is_resized) = (Some(side), is_resized);
             return Ok(());
         }
         let begun = Instant::now();
@@ -137,7 +139,7 @@ impl Worker {
 
     /// The file last loaded, if its pixels are the frame as they are.
     pub(super) fn unscaled_file(&self) -> Option<&[u8]> {
-        let is_whole = self.side.is_none() && self.content == Some(Content::Encoded);
+        let is_whole = !self.is_resized && self.content == Some(Content::Encoded);
         is_whole.then_some(&self.bytes)
     }
 
@@ -174,6 +176,7 @@ impl Worker {
     fn resize(&mut self, picture: Option<Frame<'_>>, geometry: &Geometry) {
         let Frame { width, height, pixels } = picture.unwrap_or_else(|| whole(&self.image));
         self.side = geometry.frame_side(width, height);
+        self.is_resized = self.side.is_some();
         let Some(side) = self.side else { return };
         let begun = Instant::now();
         self.square.resize(side as usize * side as usize * 3, 0);
@@ -198,9 +201,17 @@ fn whole(image: &Image) -> Frame<'_> {
     Frame { width: image.width(), height: image.height(), pixels: image.pixels() }
 }
 
+/// What [`Region::draw`] has drawn.
+struct Drawn {
+    /// The side of the frame.
+    side: u32,
+    /// Whether it is not the image as it is stored.
+    is_resized: bool,
+}
+
 impl Region {
-    /// Draws what is needed of the frame into `square`; its side, or `Unsupported` where the image
-    /// is not one for this decoder or needs no resizing.
+    /// Draws what is needed of the frame into `square`, or says `Unsupported` where the image is not
+    /// one for this decoder, or the frame not square.
     fn draw(
         &mut self,
         bytes: &[u8],
@@ -208,11 +219,13 @@ impl Region {
         needed: impl Fn((u32, u32)) -> Needed,
         square: &mut Vec<u8>,
         stages: &mut Stages,
-    ) -> Result<u32, Unsupported> {
+    ) -> Result<Drawn, Unsupported> {
         let begun = Instant::now();
         let (width, height) = self.jpeg.open(bytes)?;
         check_size(width, height).map_err(|_| Unsupported)?;
-        let side = geometry.frame_side(width, height).ok_or(Unsupported)?;
+        let resized = geometry.frame_side(width, height);
+        let side = resized.or((width == height).then_some(width)).ok_or(Unsupported)?;
+        let drawn = Drawn { side, is_resized: resized.is_some() };
         let whole = (0..side, 0..side);
         let (columns, rows) = match needed(geometry.slack(side, side)) {
             Needed::Frame => whole,
@@ -220,7 +233,7 @@ impl Region {
         };
         square.resize(side as usize * side as usize * 3, 0);
         if columns.is_empty() || rows.is_empty() {
-            return Ok(side); // the window shows only padding
+            return Ok(drawn); // the window shows only padding
         }
         let start = (rows.start as usize * side as usize + columns.start as usize) * 3;
         let (x, y) = Geometry::axes(side, width, height);
@@ -242,6 +255,6 @@ impl Region {
         let (out, pitch) = (&mut square[start..], side as usize * 3);
         Draw { planes, full, colour, scratch, out, pitch }.draw();
         stages.resize += decoded.elapsed();
-        Ok(side)
+        Ok(drawn)
     }
 }
