@@ -144,28 +144,55 @@ impl Kernel for Draw<'_> {
 /// Weighs columns `range` of the output over the whole height of the plane.
 #[inline(always)]
 fn weigh_columns(plane: &Plane, taps: &Taps, range: Range<usize>, columns: &mut Vec<f32>) {
-    columns.resize(LANES * padded(plane.height), 0.0);
-    for (i, column) in range.zip(columns.chunks_exact_mut(padded(plane.height))) {
+    columns.resize(LANES * plane.height, 0.0);
+    for (i, column) in range.zip(columns.chunks_exact_mut(plane.height)) {
         let (start, weights) = taps.of(i);
-        weigh(&mut column[..plane.height], weights, |t| plane.column(start + t));
+        let from = |t| plane.column(start + t);
+        match *weights {
+            [a] => weigh([a], [0].map(from), column),
+            [a, b] => weigh([a, b], [0, 1].map(from), column),
+            [a, b, c] => weigh([a, b, c], [0, 1, 2].map(from), column),
+            [a, b, c, d] => weigh([a, b, c, d], [0, 1, 2, 3].map(from), column),
+            _ => weigh_many(weights, from, column),
+        }
     }
 }
 
-/// The length of a column of whole squares.
+/// The weighted sum of a few columns, in one pass.
 #[inline(always)]
-fn padded(height: usize) -> usize {
-    height.next_multiple_of(SIDE)
+fn weigh<const N: usize>(weights: [f32; N], columns: [&[u8]; N], out: &mut [f32]) {
+    let columns = columns.map(|column| column.as_chunks::<SIDE>().0);
+    for (i, out) in out.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let mut sums = [0.0; SIDE];
+        for (weight, column) in weights.into_iter().zip(columns) {
+            for (sum, &sample) in sums.iter_mut().zip(&column[i]) {
+                *sum += weight * f32::from(sample);
+            }
+        }
+        *out = sums;
+    }
 }
 
-/// Makes columns rows.
+/// The weighted sum of any number of columns.
+#[inline(always)]
+fn weigh_many<'a>(weights: &[f32], column: impl Fn(usize) -> &'a [u8], out: &mut [f32]) {
+    out.fill(0.0);
+    for (t, &weight) in weights.iter().enumerate() {
+        for (sum, &sample) in out.iter_mut().zip(column(t)) {
+            *sum += weight * f32::from(sample);
+        }
+    }
+}
+
+/// Makes columns of `height`, a multiple of [`SIDE`], rows.
 #[inline(always)]
 fn turn(columns: &[f32], height: usize, rows: &mut Vec<Lanes>) {
-    rows.resize(padded(height), [0.0; LANES]);
+    rows.resize(height, [0.0; LANES]);
     for (top, rows) in (0..).step_by(SIDE).zip(rows.chunks_exact_mut(SIDE)) {
         for left in (0..LANES).step_by(SIDE) {
             let mut square = [[0.0; SIDE]; SIDE];
             for (i, column) in square.iter_mut().enumerate() {
-                column.copy_from_slice(&columns[(left + i) * padded(height) + top..][..SIDE]);
+                column.copy_from_slice(&columns[(left + i) * height + top..][..SIDE]);
             }
             for (row, turned) in rows.iter_mut().zip(&shuffle::transpose(&square)) {
                 row[left..left + SIDE].copy_from_slice(turned);
@@ -178,52 +205,39 @@ fn turn(columns: &[f32], height: usize, rows: &mut Vec<Lanes>) {
 #[inline(always)]
 fn weigh_rows(rows: &[Lanes], first: usize, taps: &Taps, out: &mut Vec<Lanes>) {
     out.resize(taps.starts.len(), [0.0; LANES]);
-    for (y, out) in out.iter_mut().enumerate() {
-        let (start, weights) = taps.of(y);
-        let mut sums = [0.0; LANES];
-        for (row, weight) in rows[start - first..].iter().zip(weights) {
-            for (sum, sample) in sums.iter_mut().zip(row) {
-                *sum += weight * sample;
-            }
-        }
-        *out = sums;
-    }
-}
-
-/// The weighted sum of as many sources as there are weights; source `t` is `from(t)`.
-#[inline(always)]
-fn weigh<'a>(out: &mut [f32], weights: &[f32], from: impl Fn(usize) -> &'a [u8]) {
-    match *weights {
-        [a] => weigh_all(out, [a], from),
-        [a, b] => weigh_all(out, [a, b], from),
-        [a, b, c] => weigh_all(out, [a, b, c], from),
-        [a, b, c, d] => weigh_all(out, [a, b, c, d], from),
+    match taps.num {
+        1 => weigh_rows_of::<1>(rows, first, taps, out),
+        2 => weigh_rows_of::<2>(rows, first, taps, out),
+        3 => weigh_rows_of::<3>(rows, first, taps, out),
+        4 => weigh_rows_of::<4>(rows, first, taps, out),
         _ => {
-            out.fill(0.0);
-            for (t, &weight) in weights.iter().enumerate() {
-                for (sum, &sample) in out.iter_mut().zip(from(t)) {
-                    *sum += weight * f32::from(sample);
-                }
+            for (y, out) in out.iter_mut().enumerate() {
+                let (start, weights) = taps.of(y);
+                *out = weighed(weights, &rows[start - first..]);
             }
         }
     }
 }
 
-/// [`weigh`] in one pass, for the usual numbers of weights.
+/// [`weigh_rows`] for `N` weights.
 #[inline(always)]
-fn weigh_all<'a, const N: usize>(
-    out: &mut [f32],
-    weights: [f32; N],
-    from: impl Fn(usize) -> &'a [u8],
-) {
-    let sources: [&[u8]; N] = std::array::from_fn(|t| &from(t)[..out.len()]);
-    for (i, out) in out.iter_mut().enumerate() {
-        let mut sum = weights[0] * f32::from(sources[0][i]);
-        for t in 1..N {
-            sum += weights[t] * f32::from(sources[t][i]);
-        }
-        *out = sum;
+fn weigh_rows_of<const N: usize>(rows: &[Lanes], first: usize, taps: &Taps, out: &mut [Lanes]) {
+    let weights = taps.weights.as_chunks::<N>().0;
+    for ((weights, start), out) in weights.iter().zip(&taps.starts).zip(out) {
+        *out = weighed(weights, &rows[start - first..][..N]);
     }
+}
+
+/// The weighted sum of rows.
+#[inline(always)]
+fn weighed(weights: &[f32], rows: &[Lanes]) -> Lanes {
+    let mut sums = [0.0; LANES];
+    for (weight, row) in weights.iter().zip(rows) {
+        for (sum, sample) in sums.iter_mut().zip(row) {
+            *sum += weight * sample;
+        }
+    }
+    sums
 }
 
 /// The nearest level, from the bits of a sum whose last place is one: an `as` that vectorises.
