@@ -81,6 +81,8 @@ pub struct StepReport {
     pub num_images: usize,
     /// The learning rate; the first replica's is recorded.
     pub lr: f64,
+    /// Payload bytes that one rank of the replica has sent; the first replica's are recorded.
+    pub wire_bytes: u64,
     /// How long the step took, waiting included.
     pub step_ms: f64,
     /// What that time was spent on.
@@ -229,6 +231,7 @@ impl Metrics {
             lr: status.lr,
             img_per_s: status.img_per_s,
             wait_share: status.wait_share,
+            wire_bytes: interval.wire_bytes / interval.num_steps.max(1),
             ms: interval.mean_phases(),
         };
         self.write(state, &record)
@@ -288,6 +291,7 @@ struct Sums {
     loss: f64,
     num_images: usize,
     lr: f64,
+    wire_bytes: u64,
     step_ms: f64,
     phases: PhaseTimes,
 }
@@ -300,6 +304,7 @@ impl Sums {
         for report in reports {
             if report.replica == 0 {
                 (sums.last_step, sums.lr) = (report.step, report.lr);
+                sums.wire_bytes = report.wire_bytes;
             }
             sums.loss += report.loss_part;
             sums.num_images += report.num_images;
@@ -322,6 +327,7 @@ impl Sums {
         self.loss += later.loss;
         self.num_images += later.num_images;
         self.lr = later.lr;
+        self.wire_bytes += later.wire_bytes;
         self.step_ms += later.step_ms;
         self.phases.add(&later.phases, 1.0);
     }
@@ -369,6 +375,7 @@ struct StepRecord {
     lr: f64,
     img_per_s: f64,
     wait_share: f64,
+    wire_bytes: u64,
     ms: PhaseTimes,
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use alexnet_mgpu::collective::{Collective, PeerFailed, Rendezvous, Solo};
+use alexnet_mgpu::collective::{Collective, Narrowed, PeerFailed, Rendezvous, Solo, Wire};
 use tch::{Device, Kind, Tensor};
 
 /// Runs `work` on every rank of a group of threads.
@@ -157,6 +157,40 @@ fn sums_of_bf16_are_rounded_once_and_are_the_same_bits_on_every_rank() {
         values(&x)
     });
     assert_eq!(sums, vec![vec![258.0; 3]; 3]);
+}
+
+#[test]
+fn a_bf16_wire_rounds_what_travels_sums_in_fp32_and_halves_the_bytes() {
+    let group = Rendezvous::new(3);
+    std::thread::scope(|scope| {
+        for rank in 0..3 {
+            let group = Box::new(group.join(rank));
+            scope.spawn(move || {
+                let group = Narrowed::new(group, Wire::at_most(Kind::BFloat16));
+                let options = (Kind::Float, Device::Cpu);
+                // 1.001 is 1 in bf16; 256 + 1 + 1 would stay 256 if it were rounded in between.
+                let value = if rank == 0 { 256.0 } else { 1.001 };
+                let mut own = Tensor::zeros([4], options);
+                group.reduce_scatter(&Tensor::full([12], value, options), &mut own).expect("well");
+                let expected = if rank == 0 { 258.0 } else { 256.0 + 1.0 + 1.001 };
+                assert!(values(&own).iter().all(|x| (x - expected).abs() < 1e-4), "{own:?}");
+                assert_eq!(group.sent_bytes(), 2 * 2 * 4);
+
+                let shard = Tensor::full([4], value, options);
+                let mut all = Tensor::zeros([12], options);
+                group.all_gather(&shard, &mut all).expect("well");
+                let expected: Vec<_> = [256.0, 1.0, 1.0].into_iter().flat_map(|x| [x; 4]).collect();
+                assert_eq!(values(&all), expected, "the same bits on every rank");
+                assert_eq!(group.sent_bytes(), 16 + 2 * 2 * 4);
+
+                // What has to be exact is: counts, and what all ranks agree on.
+                let mut sum = Tensor::full([1], 1.001, options);
+                group.all_reduce(&mut sum).expect("well");
+                group.flush().expect("well");
+                assert!((values(&sum)[0] - 3.003).abs() < 1e-6);
+            });
+        }
+    });
 }
 
 #[test]

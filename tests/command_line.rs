@@ -148,6 +148,8 @@ fn devices_that_do_not_exist_or_do_not_fit_are_refused_with_advice() {
     fails(&mut desk.train(&too_many), 4, &["--device cpu"]);
     fails(&mut desk.train(&["--gpus", "3", "--mode", "split"]), 2, &["even number", "--gpus 2"]);
     fails(&mut desk.train(&["--gpus", "2"]), 2, &["--mode split"]);
+    let wider = ["--wire", "fp32", "--precision", "bf16"];
+    fails(&mut desk.train(&wider), 2, &["devices.wire", "bf16", "--precision fp32"]);
     let idle = ["--gpus", "12", "--mode", "data-parallel"];
     fails(&mut desk.train(&idle), 2, &["--batch-size 12"]);
 }
@@ -199,7 +201,11 @@ fn a_disk_that_fills_while_saving_leaves_the_previous_checkpoint_good() {
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_and_names_a_layer() {
     let desk = Desk::new();
-    for mode in [&["--mode", "single"][..], &["--mode", "split", "--gpus", "2"]] {
+    for mode in [
+        &["--mode", "single"][..],
+        &["--mode", "split", "--gpus", "2"],
+        &["--mode", "hybrid", "--gpus", "3"],
+    ] {
         let wild = ["--lr", "1e30", "--set", "train.max_steps=10"];
         let text = fails(desk.train(&wild).args(mode), 5, &["not finite", "--lr"]);
         assert!(["conv", "fc"].iter().any(|layer| text.contains(layer)), "{text}");

@@ -7,6 +7,7 @@
 mod gate;
 mod in_process;
 mod solo;
+mod wire;
 
 use anyhow::Result;
 use tch::Tensor;
@@ -14,6 +15,7 @@ use tch::Tensor;
 pub use gate::{Gate, PeerFailed};
 pub use in_process::{InProcess, Rendezvous};
 pub use solo::Solo;
+pub use wire::{Narrowed, Reduction, Wire};
 
 /// One rank's end of a group. Shapes are per rank; `size` is the number of ranks in the group.
 ///

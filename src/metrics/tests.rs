@@ -38,7 +38,8 @@ fn report(step: u64, replica: usize, loss_part: f64) -> StepReport {
     let mut phases = PhaseTimes::default();
     phases.add_ms(Phase::Wait, 20.0 * replica as f64);
     phases.add_ms(Phase::Backward, 8.0);
-    StepReport { step, replica, loss_part, num_images: 4, lr: 0.5, step_ms: 40.0, phases }
+    let (lr, wire_bytes) = (0.5, 100 + 10 * replica as u64);
+    StepReport { step, replica, loss_part, num_images: 4, lr, wire_bytes, step_ms: 40.0, phases }
 }
 
 const EVAL: EvalReport = EvalReport {
@@ -59,7 +60,7 @@ fn a_record_sums_loss_parts_over_replicas_and_averages_over_steps() {
             run.metrics.step(report(step, replica, step as f64)).expect("writable");
         }
     }
-    let expected = r#"{"kind":"step","step":2,"epoch":1,"loss":1.0,"lr":0.5,"img_per_s":200.0,"wait_share":0.25,"ms":{"wait":10.0,"copy":0.0,"forward":0.0,"backward":8.0,"exchange":0.0,"update":0.0}}"#;
+    let expected = r#"{"kind":"step","step":2,"epoch":1,"loss":1.0,"lr":0.5,"img_per_s":200.0,"wait_share":0.25,"wire_bytes":100,"ms":{"wait":10.0,"copy":0.0,"forward":0.0,"backward":8.0,"exchange":0.0,"update":0.0}}"#;
     assert_eq!(run.text().lines().next(), Some(expected));
     assert_eq!(run.lines()[1]["loss"], 5.0);
     assert_eq!(run.lines().len(), 2);
