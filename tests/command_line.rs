@@ -286,6 +286,23 @@ fn a_trained_model_is_evaluated_the_same_on_any_number_of_devices_and_names_imag
 }
 
 #[test]
+fn slices_count_every_test_image_once_whatever_the_last_batch_leaves_them() {
+    let desk = Desk::new();
+    // Shares of 3, 2, 2 and 2 images, and a second batch of one image for the first rank.
+    let slices = ["--mode", "hybrid", "--gpus", "4", "--batch-size", "9"];
+    succeeds(desk.train(&["--set", "train.max_steps=3"]).args(slices));
+    let text = fs::read_to_string(desk.run_dir().join("metrics.jsonl")).expect("written");
+    let last = text.lines().last().expect("a record");
+    let during: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    let after = accuracy(&desk, &[]);
+    for key in ["top1", "top5", "num_images"] {
+        assert_eq!(during[key], after[key], "{key}");
+    }
+    let loss = |value: &serde_json::Value| value["loss"].as_f64().expect("a number");
+    assert!((loss(&during) - loss(&after)).abs() < 1e-5, "{during} {after}");
+}
+
+#[test]
 fn a_run_ends_by_saying_where_everything_lies_and_what_to_try_next() {
     let desk = Desk::new();
     let text = stderr(&succeeds(&mut desk.train(&[])));
