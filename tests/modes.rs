@@ -3,8 +3,8 @@
 
 use alexnet_mgpu::canonical::Tensors;
 use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode, Wire};
-use alexnet_mgpu::data::{GeneratedSpec, generate};
-use alexnet_mgpu::run::weights_after;
+use alexnet_mgpu::data::{Batch, GeneratedSpec, Pixels, generate};
+use alexnet_mgpu::run::{architecture, weights_after, worker, world};
 use alexnet_mgpu::verify::{TOLERANCE, config, differences};
 
 /// A folder of images, and a run over them that uses the devices of `run`.
@@ -96,4 +96,23 @@ fn values_that_travel_in_bf16_change_what_is_learnt_by_their_rounding_only() {
         }
         assert_eq!(run(Mode::Single, 1, Wire::Bf16), single, "alone, nothing travels");
     });
+}
+
+#[test]
+fn a_slice_whose_images_overflow_blames_a_layer_without_waiting_for_the_others() {
+    let mut config = Config::default();
+    config.net.arch = Arch::AlexnetCifar;
+    config.devices.device = DeviceChoice::Cpu;
+    (config.devices.mode, config.devices.gpus) = (Mode::Hybrid, Gpus::Count(3));
+    config.train.batch_size = 3;
+    let world = world(&config).expect("CPU devices");
+    let arch = architecture(&config, 10).expect("known");
+    let error = world.run(|place| {
+        let pixel = if place.rank == 1 { 3e38 } else { 1.0 };
+        let images = Pixels::F32(vec![pixel; 32 * 32 * 3]);
+        let batch = Batch::standalone(place.replica, images, vec![0]);
+        worker(&config, &arch, &world, place)?.step(&batch, 0, 0.01).map(|_| ())
+    });
+    let text = format!("{:#}", error.expect_err("one image is beyond fp32"));
+    assert!(text.contains("rank 1 of 3") && text.contains("not finite: conv1"), "{text}");
 }
