@@ -163,8 +163,11 @@ impl Worker {
     /// Where a rank's layers need the images of all, every rank has to bring as many as the others
     /// expect: blank images without a label stand for those that a short batch lacks.
     fn whole_share(&self, x: Tensor, labels: Tensor, views: usize) -> Result<(Tensor, Tensor)> {
-        let Some(&share) = self.shares.get(self.place.replica) else { return Ok((x, labels)) };
-        let missing = (share - labels.numel()) as i64;
+        let share = self.shares.get(self.place.replica).copied().unwrap_or_default();
+        let missing = share.saturating_sub(labels.numel()) as i64;
+        if missing == 0 {
+            return Ok((x, labels));
+        }
         let blank = [0, 0, 0, 0, 0, 0, 0, missing * views as i64];
         Ok((x.f_constant_pad_nd(blank)?, labels.f_pad([0, missing], "constant", NO_LABEL)?))
     }
