@@ -76,13 +76,13 @@ pub enum Step {
         /// Whether anything below needs a gradient.
         input: InputGradient,
     },
-    /// See [`LayerSpec::Relu`].
+    /// See [`super::arch::LayerSpec::Relu`].
     Relu,
     /// LRN within this many groups on this rank.
     Lrn(kernels::lrn::Lrn, usize),
     /// Max pooling.
     MaxPool(MaxPoolRule),
-    /// See [`LayerSpec::Flatten`].
+    /// See [`super::arch::LayerSpec::Flatten`].
     Flatten,
     /// Dropout.
     Dropout {
