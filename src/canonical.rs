@@ -71,22 +71,27 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::net::arch::Architecture;
-    use crate::net::build::{Plan, Site};
+    use crate::net::build::{Cut, Plan, Site};
 
     #[test]
-    fn the_parts_of_two_columns_merge_into_the_whole_and_back() {
+    fn the_parts_of_columns_or_slices_merge_into_the_whole_and_back() {
         let arch = Architecture::by_name("alexnet-cifar", 10, 0.5).expect("known");
-        let plan = |column, columns| Plan::new(&arch, Site { column, columns }).expect("divides");
+        let plan = |site| Plan::new(&arch, site).expect("divides").params;
         let whole: Tensors =
-            plan(0, 1).params.into_iter().map(|s| (s.name.clone(), s.initial(3))).collect();
-        let mut merged = Tensors::new();
-        for column in 0..2 {
-            for spec in plan(column, 2).params {
-                let part = part(&whole, &spec.name, &spec).expect("present");
-                assert_eq!(part, spec.initial(3), "{}", spec.name);
-                merge(&mut merged, spec.name.clone(), &spec, &part);
+            plan(Site::WHOLE).into_iter().map(|s| (s.name.clone(), s.initial(3))).collect();
+        // Ten classes among twelve ranks leave two of them without any.
+        for (cut, columns) in
+            [(Cut::Columns, 2), (Cut::FullyConnected, 3), (Cut::FullyConnected, 12)]
+        {
+            let mut merged = Tensors::new();
+            for column in 0..columns {
+                for spec in plan(Site { column, columns, cut }) {
+                    let part = part(&whole, &spec.name, &spec).expect("present");
+                    assert_eq!(part, spec.initial(3), "{}", spec.name);
+                    merge(&mut merged, spec.name.clone(), &spec, &part);
+                }
             }
+            assert_eq!(merged, whole, "{columns} x {cut:?}");
         }
-        assert_eq!(merged, whole);
     }
 }

@@ -3,20 +3,22 @@
 //! Flags only say what the user wrote; what a missing flag means is the configuration's business.
 //! Nothing runs here.
 
+mod verbosity;
+
 use std::path::{Path, PathBuf};
 
 use clap::{
-    ArgAction, Args, CommandFactory, Parser, Subcommand, builder::RangedU64ValueParser,
-    error::ErrorKind,
+    Args, CommandFactory, Parser, Subcommand, builder::RangedU64ValueParser, error::ErrorKind,
 };
 
 use crate::{
-    config::{Arch, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision},
+    config::{Arch, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision, Wire},
     data::{Augment, Output},
     exit::EXIT_CODES_HELP,
 };
 
 pub use pack::PackArgs;
+pub use verbosity::Verbosity;
 
 /// Train AlexNet (Krizhevsky, Sutskever, Hinton 2012) on one or many GPUs.
 ///
@@ -73,32 +75,6 @@ of --config, the paper. Results go to stdout, everything else to stderr.
     )
 }
 
-/// `-v` and `-q`.
-#[derive(Args, Clone, Copy, Debug)]
-#[command(next_help_heading = "Logging")]
-pub struct Verbosity {
-    /// Log more; twice for everything
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
-    verbose: u8,
-    /// Log only warnings; twice for only errors
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    quiet: u8,
-}
-
-impl Verbosity {
-    /// The lowest level to log, by the names of the `tracing` crate.
-    #[must_use]
-    pub fn level(self) -> &'static str {
-        match (self.quiet, self.verbose) {
-            (2.., _) => "error",
-            (1, _) => "warn",
-            (0, 0) => "info",
-            (0, 1) => "debug",
-            (0, _) => "trace",
-        }
-    }
-}
-
 /// What the program can be asked to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -146,6 +122,9 @@ pub struct TrainArgs {
     /// CPU threads in all; 0 is one per core [devices.threads, default: 0]
     #[arg(long, value_name = "N", help_heading = "Devices")]
     pub threads: Option<usize>,
+    /// The widest form in which values travel [devices.wire, default: computed]
+    #[arg(long, value_enum, help_heading = "Devices")]
+    pub wire: Option<Wire>,
 
     /// An image folder (train/CLASS/*.jpg and val/ or test/), ILSVRC2012's tars, webdataset shards
     /// (a folder or NAME-{000..146}.tar), CIFAR-10 or -100, what `pack` wrote, or `generated`
@@ -218,6 +197,7 @@ impl TrainArgs {
             Override::of_flag("--mode", "devices.mode", self.mode.as_ref())?,
             Override::of_flag("--device", "devices.device", self.device.as_ref())?,
             Override::of_flag("--threads", "devices.threads", self.threads.as_ref())?,
+            Override::of_flag("--wire", "devices.wire", self.wire.as_ref())?,
             Override::of_flag("--data", "data.path", self.data.as_ref())?,
             Override::of_flag("--workers", "data.workers", self.workers.as_ref())?,
             Override::of_flag("--batch-size", "train.batch_size", self.batch_size.as_ref())?,
@@ -355,6 +335,9 @@ pub struct BenchStepArgs {
     /// GPUs, or CPU threads in their place
     #[arg(long, value_enum, default_value = "auto")]
     pub device: DeviceChoice,
+    /// The widest form in which values travel
+    #[arg(long, value_enum, default_value = "computed")]
+    pub wire: Wire,
     /// Steps that are timed
     #[arg(long, value_name = "N", default_value = "20", value_parser = positive())]
     pub steps: usize,

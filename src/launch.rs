@@ -14,7 +14,7 @@ use tch::Device;
 use crate::cancel::Cancel;
 use crate::collective::{Collective, Rendezvous, Solo};
 use crate::exit::exit_of;
-use crate::topology::Topology;
+use crate::topology::{Axis, Seat, Topology};
 
 /// How long the other ranks may take to notice a failure before the process ends without them.
 const GRACE: Duration = Duration::from_secs(3);
@@ -25,14 +25,22 @@ pub struct Place {
     pub rank: usize,
     /// Its position on the data axis.
     pub replica: usize,
-    /// Its position on the column axis.
+    /// The column of the convolutions it computes.
     pub column: usize,
     /// Where it computes.
     pub device: Device,
     /// The ranks with the same parameters.
     pub data: Box<dyn Collective>,
-    /// The ranks with the other columns of this replica.
+    /// The ranks with the other columns, or slices, of the same layers.
     pub columns: Box<dyn Collective>,
+}
+
+impl Place {
+    /// Payload bytes this rank has sent so far.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.data.sent_bytes() + self.columns.sent_bytes()
+    }
 }
 
 /// The ranks of a run.
@@ -58,19 +66,17 @@ pub struct RankFailed {
 
 /// The meeting places of all groups on both axes.
 struct Axes {
-    /// One group per column.
     data: Vec<Rendezvous>,
-    /// One group per replica.
     columns: Vec<Rendezvous>,
 }
 
 impl Axes {
     fn new(topology: Topology) -> Self {
-        let groups = |num: usize, size: usize| (0..num).map(|_| Rendezvous::new(size)).collect();
-        Self {
-            data: groups(topology.num_columns, topology.num_replicas),
-            columns: groups(topology.num_replicas, topology.num_columns),
-        }
+        let groups = |axis| {
+            let (num, size) = topology.groups(axis);
+            (0..num).map(|_| Rendezvous::new(size)).collect()
+        };
+        Self { data: groups(Axis::Data), columns: groups(Axis::Columns) }
     }
 
     fn poison(&self) {
@@ -78,17 +84,19 @@ impl Axes {
     }
 
     fn place(&self, world: &World, rank: usize) -> Place {
-        let (replica, column) = (world.topology.replica(rank), world.topology.column(rank));
-        let join = |group: &Rendezvous, size: usize, position: usize| -> Box<dyn Collective> {
-            if size == 1 { Box::new(Solo) } else { Box::new(group.join(position)) }
+        let topology = world.topology;
+        let join = |axis, groups: &[Rendezvous]| -> Box<dyn Collective> {
+            let Seat { group, position } = topology.seat(axis, rank);
+            let (_, size) = topology.groups(axis);
+            if size == 1 { Box::new(Solo) } else { Box::new(groups[group].join(position)) }
         };
         Place {
             rank,
-            replica,
-            column,
+            replica: topology.replica(rank),
+            column: topology.column(rank),
             device: world.devices[rank],
-            data: join(&self.data[column], world.topology.num_replicas, replica),
-            columns: join(&self.columns[replica], world.topology.num_columns, column),
+            data: join(Axis::Data, &self.data),
+            columns: join(Axis::Columns, &self.columns),
         }
     }
 }

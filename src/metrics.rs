@@ -82,6 +82,8 @@ pub struct StepReport {
     pub num_images: usize,
     /// The learning rate; the first replica's is recorded.
     pub lr: f64,
+    /// Payload bytes that one rank of the replica has sent; the first replica's are recorded.
+    pub wire_bytes: u64,
     /// How long the step took, waiting included.
     pub step_ms: f64,
     /// What that time was spent on.
@@ -240,6 +242,7 @@ impl Metrics {
             img_per_s: status.img_per_s,
             wait_share: status.wait_share,
             queued: interval.num_queued / interval.num_steps.max(1) as f64,
+            wire_bytes: interval.wire_bytes / interval.num_steps.max(1),
             ms: interval.mean_phases(),
             loader_us: loading.us_per_image(),
         };
@@ -300,6 +303,7 @@ struct Sums {
     loss: f64,
     num_images: usize,
     lr: f64,
+    wire_bytes: u64,
     step_ms: f64,
     phases: PhaseTimes,
     num_queued: f64,
@@ -315,6 +319,7 @@ impl Sums {
             if report.replica == 0 {
                 (sums.last_step, sums.lr) = (report.step, report.lr);
                 sums.loading = report.loading;
+                sums.wire_bytes = report.wire_bytes;
             }
             sums.loss += report.loss_part;
             sums.num_images += report.num_images;
@@ -338,6 +343,7 @@ impl Sums {
         self.loss += later.loss;
         self.num_images += later.num_images;
         self.lr = later.lr;
+        self.wire_bytes += later.wire_bytes;
         self.step_ms += later.step_ms;
         self.phases.add(&later.phases, 1.0);
         self.num_queued += later.num_queued;
@@ -389,6 +395,7 @@ struct StepRecord {
     wait_share: f64,
     /// The mean number of batches ready when a step asked for one: near 0, the loader is too slow.
     queued: f64,
+    wire_bytes: u64,
     ms: PhaseTimes,
     /// Microseconds of a decoding thread for one image.
     loader_us: StageTimes,

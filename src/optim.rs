@@ -169,7 +169,7 @@ impl Optimizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::params::{Init, Layout, ParamSpec, Placement, Sharing};
+    use crate::params::{Holders, Init, Layout, ParamSpec, Placement, Sharing};
 
     fn arena(sharing: Sharing) -> Arena {
         let spec = |name: &str, shape: &[i64], kind| ParamSpec {
@@ -178,6 +178,7 @@ mod tests {
             kind,
             init: Init::Normal(1.0),
             placement: Placement::Whole,
+            holders: Holders::Replicas,
             layout: Layout::RowMajor,
         };
         let specs =

@@ -11,6 +11,7 @@
 //! master   [ own parts of the buckets ]  fp32, only where the compute precision is bf16
 //! ```
 
+mod bucket;
 mod spec;
 
 use std::ops::Range;
@@ -20,7 +21,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::collective::Collective;
 
-pub use spec::{Init, Layout, ParamKind, ParamSpec, Placement};
+pub use bucket::{Bucket, Sharing};
+pub use spec::{Holders, Init, Layout, ParamKind, ParamSpec, Placement};
 
 /// A layer's handle on one parameter: views into the arena.
 pub struct Param {
@@ -30,17 +32,6 @@ pub struct Param {
     pub grad: Tensor,
     /// The place in the arena.
     pub range: Range<usize>,
-}
-
-/// How the arena is cut: where the buckets end and who updates what.
-#[derive(Clone, Copy, Debug)]
-pub struct Sharing {
-    /// This rank's position among the ranks that hold the same parameters.
-    pub rank: usize,
-    /// Their number.
-    pub size: usize,
-    /// A bucket is closed when it has reached this many bytes of gradients.
-    pub bucket_bytes: usize,
 }
 
 /// A run of elements of one kind inside the part this rank updates.
@@ -58,8 +49,7 @@ pub struct Run {
 pub struct Arena {
     specs: Vec<ParamSpec>,
     ranges: Vec<Range<usize>>,
-    buckets: Vec<Range<usize>>,
-    sharing: Sharing,
+    buckets: Vec<Bucket>,
     /// Values in compute precision, `[len]`.
     pub weights: Tensor,
     /// Gradients in compute precision, `[len]`.
@@ -68,60 +58,28 @@ pub struct Arena {
     pub master: Option<Tensor>,
 }
 
-/// Elements to which the start of a parameter is aligned: one cache line of fp32, and more of bf16.
-const ALIGN: usize = 64;
-
-/// Cuts parameters into ranges and buckets of whole parameters, last parameter first in time.
-fn plan(
-    specs: &[ParamSpec],
-    kind: Kind,
-    sharing: Sharing,
-) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
-    let unit = ALIGN * sharing.size;
-    let (mut ranges, mut buckets) = (Vec::new(), Vec::new());
-    let (mut start, mut end) = (0, 0);
-    for (index, spec) in specs.iter().enumerate() {
-        let first = usize::next_multiple_of(end, ALIGN);
-        end = first + spec.numel();
-        ranges.push(first..end);
-        let bytes = (end - start) * kind.elt_size_in_bytes();
-        if bytes >= sharing.bucket_bytes || index + 1 == specs.len() {
-            // Padding makes every rank's part of the bucket equally long.
-            end = start + (end - start).next_multiple_of(unit);
-            buckets.push(start..end);
-            start = end;
-        }
-    }
-    (ranges, buckets)
-}
-
 impl Arena {
     /// An arena of zeros for `specs`, in forward order.
     #[must_use]
     pub fn new(specs: Vec<ParamSpec>, kind: Kind, device: Device, sharing: Sharing) -> Self {
-        let (ranges, buckets) = plan(&specs, kind, sharing);
-        let len = buckets.last().map_or(0, |bucket| bucket.end);
+        let (ranges, buckets) = bucket::plan(&specs, kind, sharing);
+        let len = buckets.last().map_or(0, |bucket| bucket.range.end);
+        let own_len = buckets.iter().map(Bucket::own_len).sum();
         let zeros = |len: usize, kind| Tensor::zeros([len as i64], (kind, device));
-        let master = (kind == Kind::BFloat16).then(|| zeros(len / sharing.size, Kind::Float));
-        Self {
-            specs,
-            ranges,
-            buckets,
-            sharing,
-            weights: zeros(len, kind),
-            grads: zeros(len, kind),
-            master,
-        }
+        let master = (kind == Kind::BFloat16).then(|| zeros(own_len, Kind::Float));
+        Self { specs, ranges, buckets, weights: zeros(len, kind), grads: zeros(len, kind), master }
     }
 
     /// Makes replicas that can see the same memory hold one copy of `weights` between them: each
     /// writes the part it updates and reads all. To be called by all of them, before any layer looks
-    /// into the arena.
+    /// into the arena. Where a rank holds something of its own, nothing is shared.
     ///
     /// # Errors
     /// If a peer has failed.
     pub fn share_weights(&mut self, data: &dyn Collective) -> Result<()> {
-        self.weights = data.share(&self.weights)?;
+        if self.specs.iter().all(|spec| spec.holders == Holders::Replicas) {
+            self.weights = data.share(&self.weights)?;
+        }
         Ok(())
     }
 
@@ -133,30 +91,21 @@ impl Arena {
 
     /// The ranges that travel together, in forward order; backward completes them from the last.
     #[must_use]
-    pub fn buckets(&self) -> &[Range<usize>] {
+    pub fn buckets(&self) -> &[Bucket] {
         &self.buckets
-    }
-
-    /// The part of a bucket that this rank updates.
-    #[must_use]
-    pub fn own(&self, bucket: &Range<usize>) -> Range<usize> {
-        let part = bucket.len() / self.sharing.size;
-        let first = bucket.start + self.sharing.rank * part;
-        first..first + part
     }
 
     /// The number of elements this rank updates.
     #[must_use]
     pub fn own_len(&self) -> usize {
-        self.buckets.iter().map(|bucket| bucket.len() / self.sharing.size).sum()
+        self.buckets.iter().map(Bucket::own_len).sum()
     }
 
     /// The runs of equal kind this rank updates in `bucket`.
     #[must_use]
     pub fn runs(&self, bucket: usize) -> Vec<Run> {
-        let own = self.own(&self.buckets[bucket]);
-        let before: usize =
-            self.buckets[..bucket].iter().map(|b| b.len() / self.sharing.size).sum();
+        let own = self.buckets[bucket].own();
+        let before: usize = self.buckets[..bucket].iter().map(Bucket::own_len).sum();
         let mut runs = Vec::new();
         for (spec, range) in self.specs.iter().zip(&self.ranges) {
             let (first, last) = (range.start.max(own.start), range.end.min(own.end));
@@ -245,7 +194,7 @@ impl Arena {
         }
         let mut before = 0;
         for bucket in &self.buckets {
-            let own = self.own(bucket);
+            let own = bucket.own();
             narrow(state, &(before..before + own.len())).copy_(&narrow(&whole, &own));
             before += own.len();
         }
@@ -265,10 +214,14 @@ impl Arena {
         let whole = Tensor::zeros(self.weights.size(), (state.kind(), state.device()));
         let mut before = 0;
         for bucket in &self.buckets {
-            let part = bucket.len() / self.sharing.size;
-            let own = narrow(state, &(before..before + part));
-            data.all_gather(&own, &mut narrow(&whole, bucket))?;
-            before += part;
+            let own = narrow(state, &(before..before + bucket.own_len()));
+            let mut all = narrow(&whole, &bucket.range);
+            if bucket.num_holders > 1 {
+                data.all_gather(&own, &mut all)?;
+            } else {
+                all.copy_(&own);
+            }
+            before += bucket.own_len();
         }
         let values = self.values_of(&whole);
         Ok(values)

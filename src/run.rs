@@ -9,14 +9,15 @@ use tch::Kind;
 
 use crate::cancel::Cancel;
 use crate::canonical::{self, Tensors};
-use crate::config::{Config, Mode, Optimizer as OptimizerChoice, Precision};
+use crate::collective::{Narrowed, Wire};
+use crate::config::{Config, Mode, Optimizer as OptimizerChoice, Precision, Wire as WireChoice};
 use crate::data::{BatchReceiver, Loader, Stages};
 use crate::device;
 use crate::exit::{Coded, Exit};
 use crate::feed::Feed;
 use crate::launch::{Place, World};
 use crate::net::arch::Architecture;
-use crate::net::build::{Plan, Site};
+use crate::net::build::{Cut, Plan, Site};
 use crate::optim::{Optimizer, Rule};
 use crate::params::Sharing;
 use crate::topology::{Division, Topology};
@@ -32,6 +33,15 @@ pub fn kind(precision: Precision) -> Kind {
     }
 }
 
+/// How values travel.
+fn wire(choice: WireChoice) -> Wire {
+    match choice {
+        WireChoice::Computed => Wire::AS_COMPUTED,
+        WireChoice::Fp32 => Wire::at_most(Kind::Float),
+        WireChoice::Bf16 => Wire::at_most(Kind::BFloat16),
+    }
+}
+
 /// The world a configuration asks for.
 ///
 /// # Errors
@@ -42,6 +52,7 @@ pub fn world(config: &Config) -> Result<World> {
     let division = match asked.mode {
         Mode::Single | Mode::DataParallel => Division::Replicas,
         Mode::Split => Division::Columns,
+        Mode::Hybrid => Division::Hybrid,
     };
     let topology =
         Topology::new(division, devices.len()).map_err(|e| Coded::new(Exit::Usage, e))?;
@@ -61,10 +72,23 @@ pub fn world(config: &Config) -> Result<World> {
 ///
 /// # Errors
 /// If the columns do not divide the network.
-pub fn worker(config: &Config, arch: &Architecture, world: &World, place: Place) -> Result<Worker> {
+pub fn worker(
+    config: &Config,
+    arch: &Architecture,
+    world: &World,
+    mut place: Place,
+) -> Result<Worker> {
     let topology = world.topology;
-    let site = Site { column: place.column as i64, columns: topology.num_columns as i64 };
-    let plan = Plan::new(arch, site)?;
+    let cut = match topology.division {
+        Division::Replicas | Division::Columns => Cut::Columns,
+        Division::Hybrid => Cut::FullyConnected,
+    };
+    let (column, columns) = (place.columns.rank() as i64, place.columns.size() as i64);
+    let plan = Plan::new(arch, Site { column, columns, cut })?;
+    let wire = wire(config.devices.wire);
+    if wire.narrows(kind(config.train.precision)) {
+        place.columns = Box::new(Narrowed::new(place.columns, wire));
+    }
     let sharing = Sharing {
         rank: place.replica,
         size: topology.num_replicas,
@@ -82,7 +106,20 @@ pub fn worker(config: &Config, arch: &Architecture, world: &World, place: Place)
         OptimizerChoice::Adam => Rule::Adam,
     };
     let optimizer = Optimizer::new(rule, train.weight_decay, train.bias_lr, &net.arena);
-    Ok(Worker { place, net, optimizer, global_batch: train.batch_size, seed: train.seed })
+    let shares = match cut {
+        Cut::FullyConnected if columns > 1 => topology.shares(train.batch_size),
+        _ => Vec::new(),
+    };
+    Ok(Worker {
+        place,
+        net,
+        optimizer,
+        side: if config.data.crop == 0 { arch.input as usize } else { config.data.crop },
+        global_batch: train.batch_size,
+        shares: shares.into_iter().map(|share| share.len()).collect(),
+        wire,
+        seed: train.seed,
+    })
 }
 
 /// A loader's receivers, for the ranks to take theirs from.
@@ -142,11 +179,12 @@ pub fn weights_after(config: &Config, num_steps: u64) -> Result<Tensors> {
         while let Some(batch) = batches.next()? {
             worker.step(&batch, batch.step, config.train.lr)?;
         }
-        let weights = worker.net.arena.gather_weights(&*worker.place.data)?;
-        Ok((replica == 0).then_some(weights))
+        let mut weights = worker.net.arena.gather_weights(&*worker.place.data)?;
+        weights.retain(|(spec, _)| spec.is_handed_in_by(replica));
+        Ok(weights)
     })?;
     let mut tensors = Tensors::new();
-    for (spec, part) in parts.into_iter().flatten().flatten() {
+    for (spec, part) in parts.into_iter().flatten() {
         canonical::merge(&mut tensors, spec.name.clone(), &spec, &part);
     }
     Ok(tensors)

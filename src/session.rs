@@ -27,7 +27,7 @@ use crate::run_folder::RunFolder;
 use crate::schedule::{Rule, Schedule};
 use crate::stop::{Go, Stop};
 use crate::train::{StepDone, Worker};
-use saving::{Part, Resumed, open_folder, read_pretrained};
+use saving::{Assembly, Resumed, open_folder, read_pretrained};
 
 /// What all ranks of a run share.
 pub struct Session<'a> {
@@ -46,8 +46,8 @@ pub struct Session<'a> {
     pretrained: Option<Shared>,
     /// The loader of the evaluation under way, with the step it was made for.
     evaluation: Mutex<Option<(u64, Handout)>>,
-    /// The parts of a checkpoint that other columns have laid down.
-    assembly: Mutex<Vec<Part>>,
+    /// The parts of a checkpoint that other ranks have laid down.
+    assembly: Mutex<Assembly>,
 }
 
 /// Where a rank stands.
@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
             resumed: resumed.map(Resumed::from),
             pretrained: pretrained.transpose()?,
             evaluation: Mutex::new(None),
-            assembly: Mutex::new(Vec::new()),
+            assembly: Mutex::default(),
         })
     }
 
@@ -183,6 +183,7 @@ impl<'a> Session<'a> {
                     num_images,
                     lr,
                     step_ms,
+                    wire_bytes: done.wire_bytes,
                     phases: phases(wait_ms, &done),
                     num_queued,
                     loading: handout.stages(),
@@ -299,10 +300,8 @@ fn say_what_runs(config: &Config, world: &World, feed: &Feed, folder: &RunFolder
         _ => format!("{num_ranks} CPU device(s) of {} thread(s) each", world.threads),
     };
     tracing::info!(
-        "{} on {devices}: {} replica(s) of {} column(s), batch {batch} ({} per replica), {}",
+        "{} on {devices}: {topology}, batch {batch} ({} per replica), {}",
         config.net.arch,
-        topology.num_replicas,
-        topology.num_columns,
         batch.div_ceil(topology.num_replicas),
         config.train.precision
     );

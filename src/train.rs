@@ -10,13 +10,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use tch::Tensor;
 
-use crate::collective::Collective;
+use crate::collective::{Collective, Reduction, Wire};
 use crate::data::{Batch, BatchReceiver, Pixels};
 use crate::launch::Place;
 use crate::net::loss::{self, Tally};
-use crate::net::{Mode, Net, Pass};
+use crate::net::{Mode, Net, Pass, Reach};
 use crate::optim::Optimizer;
-use crate::params::{Arena, ParamSpec, narrow};
+use crate::params::{Arena, Bucket, ParamSpec, narrow};
 use crate::random::{Key, Purpose};
 
 /// The loss stopped being a number.
@@ -39,8 +39,14 @@ pub struct Worker {
     pub net: Net,
     /// Its part of the update.
     pub optimizer: Optimizer,
+    /// The side of the images, in pixels.
+    pub side: usize,
     /// Images in a step on all ranks together.
     pub global_batch: usize,
+    /// The images of each rank, where a rank's layers need those of all (hybrid mode); else none.
+    pub shares: Vec<usize>,
+    /// How gradients travel.
+    pub wire: Wire,
     /// The seed of the run.
     pub seed: u64,
 }
@@ -63,6 +69,8 @@ pub struct Timing {
 pub struct StepDone {
     /// This replica's part of the mean loss over the global batch.
     pub loss_part: f64,
+    /// Payload bytes this rank has sent.
+    pub wire_bytes: u64,
     /// What took how long.
     pub timing: Timing,
 }
@@ -84,13 +92,14 @@ impl Worker {
     /// [`Diverged`], or whatever a peer or libtorch failed of.
     pub fn step(&mut self, batch: &Batch, step: u64, lr: f64) -> Result<StepDone> {
         let mut clock = Clock::start();
+        let sent_before = self.place.sent_bytes();
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
         let (x, labels) = self.to_device(batch, batch.labels.len())?; // [share, H, W, 3], [share]
         let copy_ms = clock.lap_ms();
 
         let Place { data, columns, .. } = &self.place;
-        let first = batch.first as u64;
-        let pass = Pass { mode: Mode::Train, dropout, first, columns: &**columns };
+        let (first, shares) = (batch.first as u64, &self.shares[..]);
+        let pass = Pass { mode: Mode::Train, dropout, first, columns: &**columns, shares };
         let logits = self.net.forward(x, &pass)?;
         let loss = loss::cross_entropy(&logits, &labels, self.global_batch)?;
         let loss_part = loss.value.double_value(&[]);
@@ -99,12 +108,13 @@ impl Worker {
             return Err(self.diverged(batch, step, loss_part)?.into());
         }
 
-        let mut buckets = Buckets::new(&self.net.arena);
+        let mut buckets = Buckets::new(&self.net.arena, self.wire);
         self.net.backward(loss.dlogits, &pass, |arena, ready| {
             buckets.reduce_scatter(arena, &ready, &**data)
         })?;
         // Weights may be shared: nobody may write while a replica still computes with them.
         data.flush()?;
+        buckets.finish()?;
         let backward_ms = clock.lap_ms();
 
         for bucket in 0..self.net.arena.buckets().len() {
@@ -113,7 +123,7 @@ impl Worker {
         }
         data.flush()?;
         let timing = Timing { copy_ms, forward_ms, backward_ms, update_ms: clock.lap_ms() };
-        Ok(StepDone { loss_part, timing })
+        Ok(StepDone { loss_part, wire_bytes: self.place.sent_bytes() - sent_before, timing })
     }
 
     /// Counts this replica's share of every test batch, and adds up all replicas' counts.
@@ -124,10 +134,11 @@ impl Worker {
         let mut tally = Tally::default();
         while let Some(batch) = batches.next()? {
             // Empty shares keep the ranks in step; columns see the same share.
-            if batch.labels.is_empty() {
+            if batch.labels.is_empty() && self.shares.is_empty() {
                 continue;
             }
             let (x, labels) = self.to_device(&batch, batch.labels.len() * views)?;
+            let (x, labels) = self.whole_share(x, labels, views)?;
             let p = loss::mean_probabilities(&self.logits(x)?, views)?;
             tally += count_readable(&p, &labels)?;
         }
@@ -143,40 +154,65 @@ impl Worker {
     pub fn logits(&mut self, x: Tensor) -> Result<Tensor> {
         let dropout = Key::new(self.seed, Purpose::Dropout);
         let columns = &*self.place.columns;
-        self.net.forward(x, &Pass { mode: Mode::Eval, dropout, first: 0, columns })
+        let own = self.shares.get(self.place.replica).map_or(1, |own| x.size()[0] as usize / own);
+        let shares: Vec<_> = self.shares.iter().map(|share| own * share).collect();
+        let pass = Pass { mode: Mode::Eval, dropout, first: 0, columns, shares: &shares };
+        self.net.forward(x, &pass)
+    }
+
+    /// Where a rank's layers need the images of all, every rank has to bring as many as the others
+    /// expect: blank images without a label stand for those that a short batch lacks.
+    fn whole_share(&self, x: Tensor, labels: Tensor, views: usize) -> Result<(Tensor, Tensor)> {
+        let share = self.shares.get(self.place.replica).copied().unwrap_or_default();
+        let missing = share.saturating_sub(labels.numel()) as i64;
+        if missing == 0 {
+            return Ok((x, labels));
+        }
+        let blank = [0, 0, 0, 0, 0, 0, 0, missing * views as i64];
+        Ok((x.f_constant_pad_nd(blank)?, labels.f_pad([0, missing], "constant", NO_LABEL)?))
     }
 
     /// The batch's `num_views` images in compute precision and its labels, on this rank's device.
     fn to_device(&self, batch: &Batch, num_views: usize) -> Result<(Tensor, Tensor)> {
         let (device, kind) = (self.place.device, self.net.arena.weights.kind());
-        let x = images(&batch.images, num_views)?.f_to_device(device)?.f_to_kind(kind)?;
+        let x =
+            images(&batch.images, num_views, self.side)?.f_to_device(device)?.f_to_kind(kind)?;
         Ok((x, Tensor::f_from_slice(&batch.labels)?.f_to_device(device)?))
     }
 
-    /// Looks for the layer to blame. All columns of a replica see the same loss, so all do this.
+    /// Looks for the layer to blame. All columns of a replica see the same loss, so all do this; slices
+    /// see losses of different images, so each looks alone.
     fn diverged(&mut self, batch: &Batch, step: u64, loss: f64) -> Result<Diverged> {
         let (x, _) = self.to_device(batch, batch.labels.len())?;
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
-        let columns = &*self.place.columns;
-        let pass = Pass { mode: Mode::Eval, dropout, first: batch.first as u64, columns };
+        let (columns, shares) = (&*self.place.columns, &self.shares[..]);
+        let first = batch.first as u64;
+        let pass = Pass { mode: Mode::Eval, dropout, first, columns, shares };
+        let reach = if shares.is_empty() { Reach::Peers } else { Reach::Local };
         let layer = match self.net.arena.first_non_finite() {
             Some(parameter) => format!("{parameter} (a parameter)"),
-            None => self.net.first_non_finite(x, &pass)?.unwrap_or_else(|| "the loss".to_owned()),
+            None => {
+                let layer = self.net.first_non_finite(x, &pass, reach)?;
+                layer.unwrap_or_else(|| "the loss".to_owned())
+            }
         };
         Ok(Diverged { step, loss, layer })
     }
 }
 
 /// Host pixels as `[num, side, side, 3]`; the copy is the caller's.
-fn images(pixels: &Pixels, num: usize) -> Result<Tensor> {
+fn images(pixels: &Pixels, num: usize, side: usize) -> Result<Tensor> {
     let x = match pixels {
         Pixels::F32(floats) => Tensor::f_from_slice(floats)?,
         Pixels::Bf16(floats) => Tensor::f_from_slice(floats)?,
         Pixels::U8(_) => bail!("a rank takes normalised pixels, and these are bytes"),
     };
-    let side = ((pixels.len() / (3 * num.max(1))) as f64).sqrt().round() as i64;
-    x.f_view([num as i64, side, side, 3]).context("the images of a batch are not square")
+    let shape = [num as i64, side as i64, side as i64, 3];
+    x.f_view(shape).with_context(|| format!("{num} images of {side} pixels a side"))
 }
+
+/// The label of what is not to be counted.
+const NO_LABEL: f64 = -1.0;
 
 /// Counts the images whose label is a class: unreadable test images carry none.
 fn count_readable(p: &Tensor, labels: &Tensor) -> Result<Tally> {
@@ -186,41 +222,50 @@ fn count_readable(p: &Tensor, labels: &Tensor) -> Result<Tally> {
 
 /// Which buckets of gradients are complete; backward fills the arena from its end.
 struct Buckets {
-    ranges: Vec<Range<usize>>,
+    rest: Vec<Bucket>,
+    wire: Wire,
+    under_way: Vec<Reduction>,
 }
 
 impl Buckets {
-    fn new(arena: &Arena) -> Self {
-        Self { ranges: arena.buckets().to_vec() }
+    fn new(arena: &Arena, wire: Wire) -> Self {
+        Self { rest: arena.buckets().to_vec(), wire, under_way: Vec::new() }
     }
 
-    /// Sums over replicas each bucket that `ready`, the range just filled, completes. Each rank gets
-    /// the part it updates.
+    /// Sums over its holders each bucket that `ready`, the range just filled, completes. Each rank
+    /// gets the part it updates.
     fn reduce_scatter(
         &mut self,
         arena: &mut Arena,
         ready: &Range<usize>,
         data: &dyn Collective,
     ) -> Result<()> {
-        while self.ranges.last().is_some_and(|bucket| ready.start <= bucket.start) {
-            let Some(bucket) = self.ranges.pop() else { break };
-            if data.size() > 1 {
-                let mut own = narrow(&arena.grads, &arena.own(&bucket));
-                data.reduce_scatter(&narrow(&arena.grads, &bucket), &mut own)?;
+        while self.rest.last().is_some_and(|bucket| ready.start <= bucket.range.start) {
+            let Some(bucket) = self.rest.pop() else { break };
+            if bucket.num_holders > 1 {
+                let (all, mut own) =
+                    (narrow(&arena.grads, &bucket.range), narrow(&arena.grads, &bucket.own()));
+                self.under_way.push(self.wire.reduce_scatter(data, &all, &mut own)?);
             }
         }
         Ok(())
     }
+
+    /// Completes the sums, once everything has arrived.
+    fn finish(self) -> Result<()> {
+        self.under_way.into_iter().try_for_each(Reduction::finish)
+    }
 }
 
-/// Gives every replica the weights each has updated its part of.
+/// Gives every holder of a bucket the weights each has updated its part of. They travel as they are
+/// computed with: replicas have to hold the same bits.
 fn all_gather_weights(arena: &mut Arena, bucket: usize, data: &dyn Collective) -> Result<()> {
-    if data.size() == 1 {
+    let bucket = &arena.buckets()[bucket];
+    if bucket.num_holders == 1 {
         return Ok(());
     }
-    let bucket = arena.buckets()[bucket].clone();
-    let own = narrow(&arena.weights, &arena.own(&bucket));
-    data.all_gather(&own, &mut narrow(&arena.weights, &bucket))
+    let own = narrow(&arena.weights, &bucket.own());
+    data.all_gather(&own, &mut narrow(&arena.weights, &bucket.range))
 }
 
 /// Times the phases of a step.

@@ -65,7 +65,7 @@ pub fn run(args: &VerifyArgs) -> Result<Exit> {
     let steps = args.steps as u64;
     let single = weights_after(&base, steps)?;
     let mut worst = 0.0f64;
-    for mode in [Mode::DataParallel, Mode::Split] {
+    for mode in [Mode::DataParallel, Mode::Split, Mode::Hybrid] {
         let mut other = base.clone();
         other.devices.mode = mode;
         other.devices.gpus = args.gpus.clone();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use alexnet_mgpu::collective::{Collective, PeerFailed, Rendezvous, Solo};
+use alexnet_mgpu::collective::{Collective, Narrowed, PeerFailed, Rendezvous, Solo, Wire};
 use tch::{Device, Kind, Tensor};
 
 /// Runs `work` on every rank of a group of threads.
@@ -91,6 +91,51 @@ fn all_gather_leaves_every_part_on_every_rank_in_place_or_not() {
     });
 }
 
+/// Leaves `all_to_all` to the trait.
+struct Plain<'a>(&'a dyn Collective);
+
+impl Collective for Plain<'_> {
+    fn rank(&self) -> usize {
+        self.0.rank()
+    }
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+    fn all_reduce(&self, x: &mut Tensor) -> anyhow::Result<()> {
+        self.0.all_reduce(x)
+    }
+    fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> anyhow::Result<()> {
+        self.0.all_gather(shard, out)
+    }
+    fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> anyhow::Result<()> {
+        self.0.reduce_scatter(x, out)
+    }
+    fn broadcast(&self, x: &mut Tensor, root: usize) -> anyhow::Result<()> {
+        self.0.broadcast(x, root)
+    }
+    fn flush(&self) -> anyhow::Result<()> {
+        self.0.flush()
+    }
+    fn sent_bytes(&self) -> u64 {
+        self.0.sent_bytes()
+    }
+}
+
+#[test]
+fn all_to_all_brings_each_rank_its_part_of_everyone_s() {
+    let check = |group: &dyn Collective| {
+        let (rank, size) = (group.rank(), group.size());
+        let x = mine(rank, 2 * size, Kind::Float);
+        let mut out = Tensor::zeros_like(&x);
+        group.all_to_all(&x, &mut out).expect("nobody fails");
+        let part = |r: usize| [2 * rank, 2 * rank + 1].map(|i| (1000 * r + i) as f64);
+        assert_eq!(values(&out), (0..size).flat_map(part).collect::<Vec<_>>());
+        group.flush().expect("nobody fails");
+    };
+    everywhere(check);
+    everywhere(|group| check(&Plain(group)));
+}
+
 #[test]
 fn broadcast_gives_every_rank_the_root_s_values() {
     everywhere(|group| {
@@ -115,6 +160,40 @@ fn sums_of_bf16_are_rounded_once_and_are_the_same_bits_on_every_rank() {
 }
 
 #[test]
+fn a_bf16_wire_rounds_what_travels_sums_in_fp32_and_halves_the_bytes() {
+    let group = Rendezvous::new(3);
+    std::thread::scope(|scope| {
+        for rank in 0..3 {
+            let group = Box::new(group.join(rank));
+            scope.spawn(move || {
+                let group = Narrowed::new(group, Wire::at_most(Kind::BFloat16));
+                let options = (Kind::Float, Device::Cpu);
+                // 1.001 is 1 in bf16; 256 + 1 + 1 would stay 256 if it were rounded in between.
+                let value = if rank == 0 { 256.0 } else { 1.001 };
+                let mut own = Tensor::zeros([4], options);
+                group.reduce_scatter(&Tensor::full([12], value, options), &mut own).expect("well");
+                let expected = if rank == 0 { 258.0 } else { 256.0 + 1.0 + 1.001 };
+                assert!(values(&own).iter().all(|x| (x - expected).abs() < 1e-4), "{own:?}");
+                assert_eq!(group.sent_bytes(), 2 * 2 * 4);
+
+                let shard = Tensor::full([4], value, options);
+                let mut all = Tensor::zeros([12], options);
+                group.all_gather(&shard, &mut all).expect("well");
+                let expected: Vec<_> = [256.0, 1.0, 1.0].into_iter().flat_map(|x| [x; 4]).collect();
+                assert_eq!(values(&all), expected, "the same bits on every rank");
+                assert_eq!(group.sent_bytes(), 16 + 2 * 2 * 4);
+
+                // What has to be exact is: counts, and what all ranks agree on.
+                let mut sum = Tensor::full([1], 1.001, options);
+                group.all_reduce(&mut sum).expect("well");
+                group.flush().expect("well");
+                assert!((values(&sum)[0] - 3.003).abs() < 1e-6);
+            });
+        }
+    });
+}
+
+#[test]
 fn a_rank_that_runs_ahead_takes_nothing_from_a_slow_one() {
     in_process(3, |group| {
         for round in 0..200 {
@@ -131,7 +210,7 @@ fn a_rank_that_runs_ahead_takes_nothing_from_a_slow_one() {
 }
 
 #[test]
-fn bytes_sent_are_those_of_a_ring() {
+fn bytes_sent_are_those_of_the_documented_algorithms() {
     in_process(4, |group| {
         let mut x = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         group.all_reduce(&mut x).expect("nobody fails");
@@ -140,6 +219,11 @@ fn bytes_sent_are_those_of_a_ring() {
         assert_eq!(group.sent_bytes(), 48 + 24);
         group.all_gather(&x.narrow(0, 2 * group.rank() as i64, 2), &mut x).expect("well");
         assert_eq!(group.sent_bytes(), 48 + 24 + 24);
+        group.all_to_all(&x, &mut Tensor::zeros_like(&x)).expect("well");
+        assert_eq!(group.sent_bytes(), 48 + 24 + 24 + 24);
+        group.broadcast(&mut x, 3).expect("well");
+        let sent = if group.rank() == 3 { 3 * 32 } else { 0 };
+        assert_eq!(group.sent_bytes(), 48 + 24 + 24 + 24 + sent);
         group.flush().expect("nobody fails");
     });
 }
@@ -152,6 +236,7 @@ fn shapes_that_do_not_fit_the_group_are_errors() {
     let mut out = Tensor::zeros([2], (Kind::Float, Device::Cpu));
     assert!(rank.reduce_scatter(&x, &mut out).is_err());
     assert!(rank.all_gather(&x, &mut out).is_err());
+    assert!(rank.all_to_all(&x, &mut out).is_err());
 }
 
 #[test]

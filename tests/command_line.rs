@@ -148,6 +148,8 @@ fn devices_that_do_not_exist_or_do_not_fit_are_refused_with_advice() {
     fails(&mut desk.train(&too_many), 4, &["--device cpu"]);
     fails(&mut desk.train(&["--gpus", "3", "--mode", "split"]), 2, &["even number", "--gpus 2"]);
     fails(&mut desk.train(&["--gpus", "2"]), 2, &["--mode split"]);
+    let wider = ["--wire", "fp32", "--precision", "bf16"];
+    fails(&mut desk.train(&wider), 2, &["devices.wire", "bf16", "--precision fp32"]);
     let idle = ["--gpus", "12", "--mode", "data-parallel"];
     fails(&mut desk.train(&idle), 2, &["--batch-size 12"]);
 }
@@ -199,7 +201,11 @@ fn a_disk_that_fills_while_saving_leaves_the_previous_checkpoint_good() {
 #[test]
 fn a_loss_that_is_no_number_stops_the_run_and_names_a_layer() {
     let desk = Desk::new();
-    for mode in [&["--mode", "single"][..], &["--mode", "split", "--gpus", "2"]] {
+    for mode in [
+        &["--mode", "single"][..],
+        &["--mode", "split", "--gpus", "2"],
+        &["--mode", "hybrid", "--gpus", "3"],
+    ] {
         let wild = ["--lr", "1e30", "--set", "train.max_steps=10"];
         let text = fails(desk.train(&wild).args(mode), 5, &["not finite", "--lr"]);
         assert!(["conv", "fc"].iter().any(|layer| text.contains(layer)), "{text}");
@@ -277,6 +283,23 @@ fn a_trained_model_is_evaluated_the_same_on_any_number_of_devices_and_names_imag
     let sum: f64 = top.iter().filter_map(|entry| entry["probability"].as_f64()).sum();
     assert!(top.len() == 5 && sum > 0.0 && sum <= 1.0 + 1e-6, "{line}");
     fails(&mut desk.command(&["predict", "--model", "runs/run", "none.jpg"]), 3, &["none.jpg"]);
+}
+
+#[test]
+fn slices_count_every_test_image_once_whatever_the_last_batch_leaves_them() {
+    let desk = Desk::new();
+    // Shares of 3, 2, 2 and 2 images, and a second batch of one image for the first rank.
+    let slices = ["--mode", "hybrid", "--gpus", "4", "--batch-size", "9"];
+    succeeds(desk.train(&["--set", "train.max_steps=3"]).args(slices));
+    let text = fs::read_to_string(desk.run_dir().join("metrics.jsonl")).expect("written");
+    let last = text.lines().last().expect("a record");
+    let during: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    let after = accuracy(&desk, &[]);
+    for key in ["top1", "top5", "num_images"] {
+        assert_eq!(during[key], after[key], "{key}");
+    }
+    let loss = |value: &serde_json::Value| value["loss"].as_f64().expect("a number");
+    assert!((loss(&during) - loss(&after)).abs() < 1e-5, "{during} {after}");
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn ten_steps_meet_pytorchs(kind: Kind, tolerance: f64) {
     let mut net = net(&golden, kind);
     let mut optimizer = Optimizer::new(Rule::Momentum(MOMENTUM), DECAY, BIAS_LR, &net.arena);
     let dropout = Key::new(1, Purpose::Dropout);
-    let pass = Pass { mode: Mode::Train, dropout, first: 0, columns: &Solo };
+    let pass = Pass { mode: Mode::Train, dropout, first: 0, columns: &Solo, shares: &[] };
     let num_images = golden["labels"].size()[0] as usize;
     for step in 0..10 {
         let x = golden["images"].to_kind(kind);

@@ -1,5 +1,5 @@
 //! A run that was stopped and resumed is the run that was not, bit for bit, in every mode and mid-epoch;
-//! and a checkpoint of two columns goes on on one device.
+//! and a checkpoint goes on in any other mode.
 
 use std::path::{Path, PathBuf};
 
@@ -86,13 +86,32 @@ fn a_split_run_resumes_bit_for_bit() {
 }
 
 #[test]
-fn a_split_run_goes_on_on_one_device() {
+fn a_hybrid_run_resumes_bit_for_bit() {
+    resumes_bit_for_bit(Mode::Hybrid, 2, Precision::Bf16);
+    resumes_bit_for_bit(Mode::Hybrid, 3, Precision::Fp32);
+}
+
+#[test]
+fn a_run_moves_between_modes_and_ends_where_one_that_stayed_does() {
     let place = place();
     let straight = place.run("straight", Mode::Single, 1, 10, Resume::Off);
-    place.run("moved", Mode::Split, 2, 5, Resume::Off);
-    let moved = place.run("moved", Mode::Single, 1, 10, Resume::Auto);
-    for (name, far) in differences(&straight.weights, &moved.weights) {
-        assert!(far < TOLERANCE, "{name} differs by {far:e}");
+    for (name, from, to) in [
+        ("split-single", (Mode::Split, 2), (Mode::Single, 1)),
+        ("hybrid-single", (Mode::Hybrid, 3), (Mode::Single, 1)),
+        ("single-hybrid", (Mode::Single, 1), (Mode::Hybrid, 2)),
+        ("hybrid-data", (Mode::Hybrid, 2), (Mode::DataParallel, 3)),
+        ("data-hybrid", (Mode::DataParallel, 2), (Mode::Hybrid, 4)),
+        ("hybrid-split", (Mode::Hybrid, 4), (Mode::Split, 4)),
+        ("split-hybrid", (Mode::Split, 2), (Mode::Hybrid, 3)),
+    ] {
+        place.run(name, from.0, from.1, 5, Resume::Off);
+        let moved = place.run(name, to.0, to.1, 10, Resume::Auto);
+        let pairs = differences(&straight.weights, &moved.weights)
+            .into_iter()
+            .chain(differences(&straight.optimizer, &moved.optimizer));
+        for (tensor, far) in pairs {
+            assert!(far < TOLERANCE, "{name}: {tensor} differs by {far:e}");
+        }
     }
 }
 

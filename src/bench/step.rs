@@ -11,7 +11,7 @@ use crate::data::{Batch, Pixels};
 use crate::random::{Key, Purpose};
 use crate::run;
 
-/// Trains on one synthetic batch and prints peak memory and, last, the median rate as `X img/s`.
+/// Trains on one synthetic batch and prints peak memory, the bytes each rank sends in a step and, last, the median rate as `X img/s`.
 ///
 /// # Errors
 /// If there are no such devices, or a step fails.
@@ -23,6 +23,7 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
     config.devices.mode = args.mode;
     config.devices.device = args.device;
     config.devices.threads = args.threads;
+    config.devices.wire = args.wire;
     config.train.batch_size = args.batch;
     config.train.precision = args.precision;
     let world = run::world(&config)?;
@@ -31,21 +32,23 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
     let times = world.run(|place| {
         let batch = synthetic(shares[place.replica].clone(), arch.input as usize);
         let mut worker = run::worker(&config, &arch, &world, place)?;
-        let mut seconds = Vec::with_capacity(args.steps);
+        let (mut seconds, mut wire_bytes) = (Vec::with_capacity(args.steps), 0);
         for step in 0..(args.warmup + args.steps) as u64 {
             let begun = Instant::now();
-            worker.step(&batch, step, 1e-6)?;
+            wire_bytes = worker.step(&batch, step, 1e-6)?.wire_bytes;
             if step >= args.warmup as u64 {
                 seconds.push(begun.elapsed().as_secs_f64());
             }
         }
-        Ok(seconds)
+        Ok((seconds, wire_bytes))
     })?;
-    let mut seconds = times.into_iter().next().context("there is always a first rank")?;
+    let first = times.into_iter().next();
+    let (mut seconds, wire_bytes) = first.context("there is always a first rank")?;
     seconds.sort_by(f64::total_cmp);
     if let Some(mib) = peak_memory_mib() {
         println!("peak memory: {mib} MiB");
     }
+    println!("wire: {wire_bytes} bytes a step and rank");
     println!("{:.1} img/s", args.batch as f64 / seconds[seconds.len() / 2]);
     Ok(())
 }

@@ -119,13 +119,13 @@ fn the_help_of_a_training_flag_names_its_key_and_the_true_default() {
         assert_eq!(printed(&defaults, key).as_deref(), Some(default), "{help}");
         num_flags += 1;
     }
-    assert_eq!(num_flags, 16, "one for each flag that sets a key");
+    assert_eq!(num_flags, 17, "one for each flag that sets a key");
 }
 
 #[test]
 fn every_training_flag_reaches_its_key() {
-    let line = "--arch alexnet-owt --init i --gpus 2 --mode split --device cpu --threads 3 --data d \
-                -j 4 -b 5 --epochs 6 --lr 0.7 --precision bf16 --seed 8 --resume auto \
+    let line = "--arch alexnet-owt --init i --gpus 2 --mode split --device cpu --threads 3 \
+                --wire bf16 --data d -j 4 -b 5 --epochs 6 --lr 0.7 --precision bf16 --seed 8 --resume auto \
                 --output-dir o --name n";
     let Command::Train(args) = command(line) else { panic!("not train") };
     let config = Config::load(&args).expect("it is valid");
@@ -138,6 +138,7 @@ fn every_training_flag_reaches_its_key() {
         ("devices.mode", "split"),
         ("devices.device", "cpu"),
         ("devices.threads", "3"),
+        ("devices.wire", "bf16"),
         ("data.path", "d"),
         ("data.workers", "4"),
         ("train.batch_size", "5"),

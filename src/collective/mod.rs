@@ -7,6 +7,7 @@
 mod gate;
 mod in_process;
 mod solo;
+mod wire;
 
 use anyhow::Result;
 use tch::Tensor;
@@ -14,6 +15,7 @@ use tch::Tensor;
 pub use gate::{Gate, PeerFailed};
 pub use in_process::{InProcess, Rendezvous};
 pub use solo::Solo;
+pub use wire::{Narrowed, Reduction, Wire};
 
 /// One rank's end of a group. Shapes are per rank; `size` is the number of ranks in the group.
 ///
@@ -49,6 +51,22 @@ pub trait Collective {
     /// If a peer has failed.
     fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()>;
 
+    /// Fills `out`, `[size * n]`, with the part meant for this rank of every rank's `x`, `[size * n]`,
+    /// in rank order: part `i` of `x` goes to rank `i`. `out` and `x` are different memory.
+    ///
+    /// As it stands here every rank sends everything to everyone, which is right for any group and
+    /// sends `size` times what is needed.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        let (size, rank) = (self.size() as i64, self.rank() as i64);
+        let mut all =
+            Tensor::f_empty([size, size, x.numel() as i64 / size], (x.kind(), x.device()))?;
+        self.all_gather(x, &mut all)?;
+        Ok(out.f_view([size, -1])?.f_copy_(&all.f_select(1, rank)?)?)
+    }
+
     /// Replaces `x` by the `x` of rank `root`.
     ///
     /// # Errors
@@ -69,6 +87,15 @@ pub trait Collective {
     /// If a peer has failed.
     fn flush(&self) -> Result<()>;
 
-    /// Payload bytes this rank has sent since it was created.
+    /// Payload bytes this rank has sent since it was created; where ranks read each other's memory,
+    /// what they would send over a wire. With `n` ranks and a tensor of `s` bytes passed in:
+    ///
+    /// | operation | bytes | how |
+    /// |---|---|---|
+    /// | `all_reduce` | `2 (n - 1) s / n` | ring |
+    /// | `all_gather` | `(n - 1) s`, `s` being the shard | ring |
+    /// | `reduce_scatter` | `(n - 1) s / n` | ring |
+    /// | `all_to_all` | `(n - 1) s / n` | direct |
+    /// | `broadcast` | `(n - 1) s` by the root | direct |
     fn sent_bytes(&self) -> u64;
 }

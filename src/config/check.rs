@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use super::{
-    choices::{Mode, ScheduleKind},
+    choices::{Mode, Precision, ScheduleKind, Wire},
     schema::{
         Config, DataConfig, DevicesConfig, NetConfig, RunConfig, ScheduleConfig, TrainConfig,
     },
@@ -63,6 +63,7 @@ fn seed(key: &'static str, value: u64) -> Check {
 pub(super) fn check(config: &Config) -> Check {
     run(&config.run)?;
     devices(&config.devices)?;
+    wire(config)?;
     net(&config.net)?;
     data(&config.data)?;
     train(&config.train)?;
@@ -91,7 +92,7 @@ fn devices(devices: &DevicesConfig) -> Check {
         devices.mode != Mode::Single || num.is_none_or(|num| num == 1),
         "devices.gpus",
         &devices.gpus,
-        "mode `single` uses one device; add --mode data-parallel or --mode split, or ask for one",
+        "mode `single` uses one device; add --mode data-parallel or --mode split (or hybrid), or ask for one",
     )?;
     require(
         devices.mode != Mode::Split || num.is_none_or(|num| num >= 2),
@@ -101,6 +102,18 @@ fn devices(devices: &DevicesConfig) -> Check {
     )?;
     at_most("devices.threads", devices.threads, MAX_THREADS)?;
     at_least_one("devices.bucket_bytes", devices.bucket_bytes)
+}
+
+/// What is not in a value when it leaves cannot be added on the way.
+fn wire(config: &Config) -> Check {
+    let wider = config.devices.wire == Wire::Fp32 && config.train.precision == Precision::Bf16;
+    require(
+        !wider,
+        "devices.wire",
+        config.devices.wire,
+        "values are computed in bf16 and do not travel wider; leave it at `computed`, or compute in \
+         fp32 (--precision fp32)",
+    )
 }
 
 fn net(net: &NetConfig) -> Check {

@@ -52,6 +52,9 @@ pub enum Mode {
     DataParallel,
     /// Each of two devices holds one column of the net and sees the whole batch (the paper, §3.2).
     Split,
+    /// Every device holds the convolutions and takes a share of each batch through them, and holds a
+    /// slice of each fully-connected layer, which sees the whole batch (arXiv 1404.5997).
+    Hybrid,
 }
 
 /// What kind of device computes.
@@ -101,6 +104,18 @@ pub enum Precision {
     Fp64,
 }
 
+/// The widest form in which gradients and activations travel between devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wire {
+    /// As they are computed: that of `train.precision`.
+    Computed,
+    /// 32-bit floats.
+    Fp32,
+    /// bfloat16; sums over devices are still taken in 32 bits.
+    Bf16,
+}
+
 /// The shape of the learning rate's curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -126,4 +141,4 @@ macro_rules! display_as_value {
         }
     )*};
 }
-display_as_value!(Mode, DeviceChoice, Arch, Optimizer, Precision, ScheduleKind);
+display_as_value!(Mode, DeviceChoice, Arch, Optimizer, Precision, Wire, ScheduleKind);

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choices::{Arch, DeviceChoice, Mode, Optimizer, Precision, Resume, ScheduleKind},
+    choices::{Arch, DeviceChoice, Mode, Optimizer, Precision, Resume, ScheduleKind, Wire},
     gpus::Gpus,
 };
 use crate::data::{Augment, LightingScale, Order};
@@ -80,6 +80,8 @@ pub struct DevicesConfig {
     pub threads: usize,
     /// Gradients are reduced in buckets of about this size; 32 MiB.
     pub bucket_bytes: usize,
+    /// The widest form in which gradients and activations travel between devices.
+    pub wire: Wire,
 }
 
 impl Default for DevicesConfig {
@@ -90,6 +92,7 @@ impl Default for DevicesConfig {
             device: DeviceChoice::Auto,
             threads: 0,
             bucket_bytes: 32 << 20,
+            wire: Wire::Computed,
         }
     }
 }

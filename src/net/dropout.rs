@@ -8,6 +8,7 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use super::build::Images;
 use super::{Layer, Mode, Pass};
 use crate::elements::{by_kind, slice, slice_mut};
 use crate::kernels::dropout::Dropout as Rule;
@@ -18,11 +19,12 @@ pub(super) struct Dropout {
     rule: Rule,
     /// The canonical index of this rank's first unit.
     first_unit: u64,
+    images: Images,
 }
 
 impl Dropout {
-    pub(super) fn new(name: String, rate: f64, first_unit: u64) -> Self {
-        Self { name, rule: Rule { rate, scale: 1.0 / (1.0 - rate) }, first_unit }
+    pub(super) fn new(name: String, rate: f64, first_unit: u64, images: Images) -> Self {
+        Self { name, rule: Rule { rate, scale: 1.0 / (1.0 - rate) }, first_unit, images }
     }
 
     fn apply(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
@@ -34,7 +36,7 @@ impl Dropout {
         let mut y = x.f_empty_like()?;
         let units = self.first_unit..self.first_unit + x.size()[1] as u64;
         let layer = pass.dropout.with_name(&self.name);
-        let first = pass.first;
+        let first = if self.images == Images::Batch { 0 } else { pass.first };
         let key = |row: usize| layer.with(first + row as u64);
         by_kind!(x.kind(), T => self.rule.apply::<T>(slice(&x), slice_mut(&mut y), units, key));
         Ok(y)

@@ -16,6 +16,7 @@ pub mod loss;
 mod lrn;
 mod pool;
 mod relu;
+mod scatter;
 
 use std::ops::Range;
 
@@ -26,7 +27,7 @@ use crate::collective::Collective;
 use crate::params::{Arena, all_finite};
 use crate::random::Key;
 
-pub use gather::GatherGradient;
+pub use gather::{GatherGradient, Parts};
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +47,19 @@ pub struct Pass<'a> {
     pub dropout: Key,
     /// The position of the first image within the global batch.
     pub first: u64,
-    /// The ranks that hold the other columns of this replica.
+    /// The ranks that hold the other columns, or slices, of the same layers.
     pub columns: &'a dyn Collective,
+    /// The number of images of each of them, in rank order, where they see different ones.
+    pub shares: &'a [usize],
+}
+
+/// How far what a layer needs is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It is on this rank.
+    Local,
+    /// Other ranks have to take part.
+    Peers,
 }
 
 /// One layer. Between `forward` in [`Mode::Train`] and `backward` it owns what it has to remember.
@@ -67,6 +79,11 @@ pub trait Layer: Send {
     /// # Errors
     /// As `forward`.
     fn backward(&mut self, dy: Tensor, pass: &Pass) -> Result<Option<Tensor>>;
+
+    /// Whether other ranks have to take part.
+    fn reach(&self) -> Reach {
+        Reach::Local
+    }
 
     /// The part of the arena that `backward` fills.
     fn params(&self) -> Option<Range<usize>> {
@@ -124,16 +141,25 @@ impl Net {
         Ok(())
     }
 
-    /// The first layer, in forward order, whose output for `x` is not finite.
+    /// The first layer, in forward order, whose output for `x` is not finite. A rank that looks for it
+    /// alone, with [`Reach::Local`], cannot look behind the first layer that needs others.
     ///
     /// # Errors
     /// If a layer fails.
-    pub fn first_non_finite(&mut self, x: Tensor, pass: &Pass) -> Result<Option<String>> {
+    pub fn first_non_finite(
+        &mut self,
+        x: Tensor,
+        pass: &Pass,
+        reach: Reach,
+    ) -> Result<Option<String>> {
         let mut x = x;
         if !all_finite(&x) {
             return Ok(Some("the input".to_owned()));
         }
         for layer in &mut self.layers {
+            if reach == Reach::Local && layer.reach() == Reach::Peers {
+                return Ok(Some(format!("{} or one above it", layer.name())));
+            }
             x = layer.forward(x, pass)?;
             if !all_finite(&x) {
                 return Ok(Some(layer.name().to_owned()));

@@ -3,21 +3,25 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::build::Images;
 use super::conv::Conv;
 use super::dropout::Dropout;
 use super::flatten::Flatten;
 use super::fused::ReluLrnPool;
-use super::gather::Gather;
 use super::linear::Linear;
 use super::lrn::Lrn;
 use super::pool::MaxPool;
 use super::relu::Relu;
-use super::{GatherGradient, Layer, Mode, Pass};
-use crate::collective::{Collective, Rendezvous, Solo};
+use super::{Layer, Mode, Pass};
+use crate::collective::{Collective, Solo};
 use crate::kernels;
-use crate::params::{Arena, Init, Layout, Param, ParamKind, ParamSpec, Placement, Sharing};
+use crate::params::{
+    Arena, Holders, Init, Layout, Param, ParamKind, ParamSpec, Placement, Sharing,
+};
 use crate::random::{Key, Purpose};
 use crate::torch_ext::{ConvGeometry, InputGradient};
+
+mod exchange;
 
 const OPTIONS: (Kind, Device) = (Kind::Double, Device::Cpu);
 const POOL: kernels::pool::MaxPool = kernels::pool::MaxPool { window: 3, stride: 2 };
@@ -25,7 +29,13 @@ const POOL: kernels::pool::MaxPool = kernels::pool::MaxPool { window: 3, stride:
 const NORM: kernels::lrn::Lrn = kernels::lrn::Lrn { size: 5, alpha: 0.1, beta: 0.75, k: 2.0 };
 
 fn pass(columns: &dyn Collective) -> Pass<'_> {
-    Pass { mode: Mode::Train, dropout: Key::new(1, Purpose::Dropout), first: 3, columns }
+    Pass {
+        mode: Mode::Train,
+        dropout: Key::new(1, Purpose::Dropout),
+        first: 3,
+        columns,
+        shares: &[],
+    }
 }
 
 /// Numbers all of different size, with room between them for a finite difference: no ties, no kinks.
@@ -46,6 +56,7 @@ fn parameters(shape: &[i64]) -> (Param, Param) {
         kind: ParamKind::Weight,
         init: Init::Constant(0.0),
         placement: Placement::Whole,
+        holders: Holders::Replicas,
         layout,
     };
     let layout = if shape.len() == 4 { Layout::ChannelsLast } else { Layout::RowMajor };
@@ -266,61 +277,9 @@ fn flattening_puts_channels_before_rows_as_checkpoints_do() {
 #[test]
 fn dropout() {
     // The mask is the layer's own: what it makes of ones.
-    let layer = || Dropout::new("drop".into(), 0.4, 5);
+    let layer = || Dropout::new("drop".into(), 0.4, 5, Images::Share);
     let mask = layer().forward(Tensor::ones([6, 30], OPTIONS), &pass(&Solo)).expect("two dims");
     let kept = mask.gt(0.0).sum(Kind::Int64).int64_value(&[]);
     assert!((70..146).contains(&kept), "{kept} of 180 units kept at a rate of 0.4");
     check(layer(), &[6, 30], &[], |x, _| x * &mask);
-}
-
-/// What both columns get back from a gather whose output rank `r` uses as `y * dys[r]`.
-fn gathered(gradient: GatherGradient, xs: &[Tensor], dys: &[Tensor]) -> Vec<(Tensor, Tensor)> {
-    let columns = Rendezvous::new(xs.len());
-    std::thread::scope(|scope| {
-        let ranks: Vec<_> = (0..xs.len())
-            .map(|rank| {
-                let (x, dy) = (xs[rank].copy(), dys[rank].copy());
-                let columns = columns.clone();
-                scope.spawn(move || {
-                    let columns = columns.join(rank);
-                    let mut layer = Gather::new("gather".into(), gradient);
-                    let y = layer.forward(x, &pass(&columns)).expect("both ranks take part");
-                    let dx = layer.backward(dy, &pass(&columns)).expect("after a forward");
-                    columns.flush().expect("nobody failed");
-                    (y, dx.expect("a gradient for the column"))
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().expect("no panic")).collect()
-    })
-}
-
-#[test]
-fn a_gather_hands_each_column_the_gradient_of_what_all_ranks_made_of_it() {
-    let shape = [3, 4, 4, 6];
-    let leaves = [21, 22].map(|stream| input(&shape, stream).set_requires_grad(true));
-    let whole = Tensor::cat(&leaves, 3);
-    let dys = [23, 24].map(|stream| input(&whole.size(), stream));
-    let xs = leaves.each_ref().map(Tensor::detach);
-    // Each rank computes some outputs: the loss is the sum of what both make of the whole.
-    (&whole * &dys[0] + &whole * &dys[1]).sum(Kind::Double).backward();
-    let got = gathered(GatherGradient::Partial, &xs, &dys);
-    for ((y, dx), leaf) in got.iter().zip(&leaves) {
-        assert_close("forward", y, &whole.detach(), 0.0);
-        assert_close("dx", dx, &leaf.grad(), 1e-15);
-    }
-}
-
-#[test]
-fn a_gather_before_replicated_outputs_counts_the_gradient_once() {
-    let leaves = [31, 32].map(|stream| input(&[4, 5], stream).set_requires_grad(true));
-    let whole = Tensor::cat(&leaves, 1);
-    let dy = input(&whole.size(), 33);
-    let xs = leaves.each_ref().map(Tensor::detach);
-    // Every rank computes all outputs of the same loss.
-    (&whole * &dy).sum(Kind::Double).backward();
-    let got = gathered(GatherGradient::Replicated, &xs, &[dy.copy(), dy]);
-    for ((_, dx), leaf) in got.iter().zip(&leaves) {
-        assert_close("dx", dx, &leaf.grad(), 0.0);
-    }
 }

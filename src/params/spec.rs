@@ -42,6 +42,15 @@ pub enum Placement {
     },
 }
 
+/// Who holds the same part of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holders {
+    /// Every replica: gradients are summed over them, and each updates some of it.
+    Replicas,
+    /// One rank, whose gradient is complete.
+    OneRank,
+}
+
 /// How the elements of a parameter lie in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -64,6 +73,8 @@ pub struct ParamSpec {
     pub init: Init,
     /// The part of the canonical parameter this is.
     pub placement: Placement,
+    /// Who has the same part.
+    pub holders: Holders,
     /// Storage order.
     pub layout: Layout,
 }
@@ -73,6 +84,13 @@ impl ParamSpec {
     #[must_use]
     pub fn numel(&self) -> usize {
         self.shape.iter().product::<i64>() as usize
+    }
+
+    /// Whether the rank that is `replica` on the data axis speaks for this parameter where one is
+    /// enough: in checkpoints and comparisons.
+    #[must_use]
+    pub fn is_handed_in_by(&self, replica: usize) -> bool {
+        self.holders == Holders::OneRank || replica == 0
     }
 
     /// The shape of the canonical parameter.
@@ -96,7 +114,7 @@ impl ParamSpec {
                     Placement::Whole => 0,
                     Placement::Rows { first, .. } => first as usize,
                 };
-                let row = self.numel() / self.shape[0] as usize;
+                let row = self.shape[1..].iter().product::<i64>() as usize;
                 let first = (first_row * row) as u64;
                 (0..self.numel() as u64)
                     .into_par_iter()

@@ -1,7 +1,6 @@
 //! Between a run under way and its checkpoints: what is saved, by whom, and what a new run starts from.
 //!
-//! The columns of the first replica lay their parts down, and the one that completes the network writes
-//! it. How a checkpoint lies on disk is [`crate::checkpoint`]'s business.
+//! Every rank lays down the parts it speaks for, and the one that completes the network writes it. How a checkpoint lies on disk is [`crate::checkpoint`]'s business.
 
 use std::path::Path;
 use std::sync::PoisonError;
@@ -19,11 +18,19 @@ use crate::pretrained;
 use crate::run_folder::RunFolder;
 use crate::train::Worker;
 
-/// One named tensor of one column.
-pub(super) struct Part {
+/// One named tensor, or a part of it.
+struct Part {
     name: String,
     spec: ParamSpec,
     value: tch::Tensor,
+}
+
+/// A checkpoint that is being put together.
+#[derive(Default)]
+pub(super) struct Assembly {
+    parts: Vec<Part>,
+    /// The ranks that have laid theirs down.
+    num_ranks: usize,
 }
 
 impl Session<'_> {
@@ -45,17 +52,16 @@ impl Session<'_> {
                 parts.push(Part { name: format!("{}.{state}", spec.name), spec, value });
             }
         }
-        if place.replica != 0 {
-            return Ok(());
-        }
+        parts.retain(|part| part.spec.is_handed_in_by(place.replica));
         let mut assembly = self.assembly.lock().unwrap_or_else(PoisonError::into_inner);
-        assembly.extend(parts);
-        let per_column = arena.specs().len() * (1 + worker.optimizer.state_tensors().count());
-        if assembly.len() < per_column * self.world.topology.num_columns {
+        assembly.parts.extend(parts);
+        assembly.num_ranks += 1;
+        if assembly.num_ranks < self.world.topology.num_ranks() {
             return Ok(());
         }
+        assembly.num_ranks = 0;
         let (mut weights, mut optimizer) = (Tensors::new(), Tensors::new());
-        for Part { name, spec, value } in assembly.drain(..) {
+        for Part { name, spec, value } in assembly.parts.drain(..) {
             let into = if name == spec.name { &mut weights } else { &mut optimizer };
             canonical::merge(into, name, &spec, &value);
         }

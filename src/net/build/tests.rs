@@ -1,11 +1,13 @@
 use super::*;
+use crate::params::{Holders, Placement};
 
 fn plan(name: &str, classes: i64, site: Site) -> Plan {
     let arch = Architecture::by_name(name, classes, 0.5).expect("known");
     Plan::new(&arch, site).expect("the columns divide every layer")
 }
 
-const FIRST_OF_TWO: Site = Site { column: 0, columns: 2 };
+const FIRST_OF_TWO: Site = Site { column: 0, columns: 2, cut: Cut::Columns };
+const LAST_SLICE_OF_THREE: Site = Site { column: 2, columns: 3, cut: Cut::FullyConnected };
 
 #[test]
 fn parameters_and_multiplications_are_the_published_ones() {
@@ -29,7 +31,7 @@ fn columns_talk_where_the_paper_says_and_nowhere_else() {
         .layers
         .into_iter()
         .filter_map(|l| match l.step {
-            Step::Gather(gradient) => Some((l.name, gradient)),
+            Step::Gather(_, gradient) => Some((l.name, gradient)),
             _ => None,
         })
         .collect();
@@ -43,17 +45,65 @@ fn columns_talk_where_the_paper_says_and_nowhere_else() {
 }
 
 #[test]
-fn one_device_never_gathers() {
+fn hybrid_ranks_hold_all_convolutions_and_a_slice_of_every_fully_connected_layer() {
     for name in crate::net::arch::NAMES {
-        let layers = plan(name, 10, Site::WHOLE).layers;
-        assert!(layers.iter().all(|l| !matches!(l.step, Step::Gather(_))), "{name}");
+        let whole = plan(name, 10, Site::WHOLE).params;
+        let slice = plan(name, 10, LAST_SLICE_OF_THREE).params;
+        for (whole, slice) in whole.iter().zip(&slice) {
+            if whole.name.starts_with("conv") {
+                assert_eq!(whole, slice, "{name}");
+                continue;
+            }
+            let total = whole.shape[0];
+            let rows = total / 3; // the last slice has none of the remainder
+            let placement = Placement::Rows { first: total - rows, rows, total };
+            let (shape, held) = (slice.shape[0], (slice.placement, slice.holders));
+            assert_eq!((shape, held), (rows, (placement, Holders::OneRank)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn slices_see_the_whole_batch_and_hand_back_shares() {
+    for (name, dropout) in [("alexnet", Images::Batch), ("alexnet-owt", Images::Share)] {
+        let layers = plan(name, 1000, LAST_SLICE_OF_THREE).layers;
+        let exchanges: Vec<_> = layers
+            .iter()
+            .filter(|l| matches!(l.step, Step::Gather(..) | Step::Scatter(_)))
+            .map(|l| (l.name.as_str(), l.step.clone(), &l.output[..]))
+            .collect();
+        let gather = |parts| Step::Gather(parts, GatherGradient::Partial);
+        let expected = [
+            ("gather6", gather(Parts::Images), &[9216][..]),
+            ("gather7", gather(Parts::Channels(4096)), &[4096]),
+            ("gather8", gather(Parts::Channels(4096)), &[4096]),
+            ("scatter8", Step::Scatter(1000), &[1000]),
+        ];
+        assert_eq!(exchanges, expected, "{name}");
+        // The first dropout stands behind the gather in the paper and before it in torchvision.
+        let first = layers.iter().find_map(|l| match l.step {
+            Step::Dropout { images, .. } => Some(images),
+            _ => None,
+        });
+        assert_eq!(first, Some(dropout), "{name}");
+    }
+}
+
+#[test]
+fn one_device_talks_to_nobody() {
+    let alone = Site { cut: Cut::FullyConnected, ..Site::WHOLE };
+    for name in crate::net::arch::NAMES {
+        let whole = plan(name, 10, Site::WHOLE);
+        let talks = |l: &Planned| matches!(l.step, Step::Gather(..) | Step::Scatter(_));
+        assert!(!whole.layers.iter().any(talks), "{name}");
+        assert_eq!(plan(name, 10, alone), whole, "{name}");
     }
 }
 
 #[test]
 fn names_are_unique() {
     for name in crate::net::arch::NAMES {
-        for site in [Site::WHOLE, FIRST_OF_TWO] {
+        for site in [Site::WHOLE, FIRST_OF_TWO, LAST_SLICE_OF_THREE] {
             let mut names: Vec<_> =
                 plan(name, 10, site).layers.into_iter().map(|l| l.name).collect();
             let num = names.len();

@@ -1,0 +1,180 @@
+//! Values that travel in fewer bits than they are computed in.
+//!
+//! Rounding is for what averages out: gradients on their way to a sum, and activations. What ranks have
+//! to hold the same bits of (weights, counts) is left to the group itself. Sums are taken here, in the
+//! precision of the computation, whatever the kind on the wire and whoever carries it.
+
+use std::cell::RefCell;
+
+use anyhow::{Result, ensure};
+use tch::{Kind, Tensor};
+
+use super::Collective;
+
+/// The widest kind in which values travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wire(Option<Kind>);
+
+impl Wire {
+    /// As values are computed.
+    pub const AS_COMPUTED: Self = Self(None);
+
+    /// In `kind` at most.
+    #[must_use]
+    pub fn at_most(kind: Kind) -> Self {
+        Self(Some(kind))
+    }
+
+    /// Whether values of `kind` are rounded on their way.
+    #[must_use]
+    pub fn narrows(self, kind: Kind) -> bool {
+        let is_float = matches!(kind, Kind::Double | Kind::Float);
+        is_float && self.0.is_some_and(|wire| wire.elt_size_in_bytes() < kind.elt_size_in_bytes())
+    }
+
+    /// `x` as it travels.
+    fn narrow(self, x: &Tensor) -> Result<Tensor> {
+        match self.0 {
+            Some(kind) if self.narrows(x.kind()) => Ok(x.f_to_kind(kind)?),
+            _ => Ok(x.shallow_clone()),
+        }
+    }
+
+    /// Starts a [`Collective::reduce_scatter`] whose result is there after [`Reduction::finish`], for
+    /// which the group's next [`Collective::flush`] is early enough.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    pub fn reduce_scatter(
+        self,
+        group: &dyn Collective,
+        x: &Tensor,
+        out: &mut Tensor,
+    ) -> Result<Reduction> {
+        if !self.narrows(x.kind()) {
+            group.reduce_scatter(x, out)?;
+            return Ok(Reduction(None));
+        }
+        let (size, rank, len) = (group.size(), group.rank(), out.numel());
+        ensure!(x.numel() == len * size, "reduce-scatter of {} elements into {len}", x.numel());
+        let sent = self.narrow(x)?;
+        let mut received = sent.f_empty_like()?;
+        group.all_to_all(&sent, &mut received)?;
+        // What this rank keeps for itself is not rounded.
+        let own = x.f_view([size as i64, -1])?.f_select(0, rank as i64)?;
+        let received = received.f_view([size as i64, -1])?;
+        Ok(Reduction(Some(Arrived { sent, received, own, out: out.f_view([-1])?, rank })))
+    }
+}
+
+/// A sum over ranks under way.
+#[must_use]
+pub struct Reduction(Option<Arrived>);
+
+struct Arrived {
+    /// Peers may read it until the group's next operation.
+    sent: Tensor,
+    received: Tensor, // [ranks, n]
+    own: Tensor,      // [n]
+    out: Tensor,      // [n]
+    rank: usize,
+}
+
+impl Reduction {
+    /// Fills the `out` that the sum was started with.
+    ///
+    /// # Errors
+    /// If libtorch refuses the shapes.
+    pub fn finish(self) -> Result<()> {
+        let Some(Arrived { received, own, mut out, rank, .. }) = self.0 else { return Ok(()) };
+        if out.data_ptr() != own.data_ptr() {
+            out.f_copy_(&own)?;
+        }
+        for peer in (0..received.size()[0]).filter(|&peer| peer != rank as i64) {
+            let _ = out.f_add_(&received.f_select(0, peer)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A group whose gathers, sums of parts and exchanges travel over a [`Wire`]; its other operations are
+/// the group's own.
+pub struct Narrowed {
+    group: Box<dyn Collective>,
+    wire: Wire,
+    /// What peers may still be reading.
+    lent: RefCell<Option<Tensor>>,
+}
+
+impl Narrowed {
+    /// `group` over `wire`.
+    #[must_use]
+    pub fn new(group: Box<dyn Collective>, wire: Wire) -> Self {
+        Self { group, wire, lent: RefCell::new(None) }
+    }
+
+    /// Runs `operation` on `x` as it travels and on a tensor of that kind, copied to `out` after it.
+    fn travel(
+        &self,
+        x: &Tensor,
+        out: &mut Tensor,
+        operation: impl FnOnce(&Tensor, &mut Tensor) -> Result<()>,
+    ) -> Result<()> {
+        if !self.wire.narrows(x.kind()) {
+            return operation(x, out);
+        }
+        let sent = self.wire.narrow(x)?;
+        let mut received = Tensor::f_empty(out.size(), (sent.kind(), out.device()))?;
+        operation(&sent, &mut received)?;
+        self.lent.replace(Some(sent));
+        Ok(out.f_copy_(&received)?)
+    }
+}
+
+impl Collective for Narrowed {
+    fn rank(&self) -> usize {
+        self.group.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.group.size()
+    }
+
+    fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
+        self.group.all_reduce(x)
+    }
+
+    fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.travel(shard, out, |shard, out| self.group.all_gather(shard, out))
+    }
+
+    fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        let reduction = self.wire.reduce_scatter(&*self.group, x, out)?;
+        if let Some(Arrived { sent, .. }) = &reduction.0 {
+            self.lent.replace(Some(sent.shallow_clone()));
+        }
+        reduction.finish()
+    }
+
+    fn all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.travel(x, out, |x, out| self.group.all_to_all(x, out))
+    }
+
+    fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
+        self.group.broadcast(x, root)
+    }
+
+    fn share(&self, x: &Tensor) -> Result<Tensor> {
+        self.group.share(x)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.group.flush()?;
+        self.lent.replace(None);
+        Ok(())
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.group.sent_bytes()
+    }
+}
