@@ -9,6 +9,7 @@ use half::bf16;
 use super::augment::Window;
 use super::error::DataError;
 use crate::kernels::real::Real;
+use crate::kernels::shuffle;
 use crate::kernels::simd::{self, Kernel};
 use crate::kernels::stream::{self, LINE, Stream};
 
@@ -159,17 +160,16 @@ fn fill<P: Copy>(out: &mut [P], pixel: [P; 3]) {
     out.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(&pixel));
 }
 
-/// Writes pixels in reverse order, in blocks of constant size that become shuffles.
+/// Writes pixels in reverse order.
 #[inline(always)]
 fn mirror(pixels: &[u8], out: &mut [u8]) {
-    const PIXELS: usize = 16;
-    let (rest, blocks) = pixels.as_rchunks::<{ 3 * PIXELS }>();
-    let (out_blocks, out_rest) = out.as_chunks_mut::<{ 3 * PIXELS }>();
-    for (to, from) in out_blocks.iter_mut().zip(blocks.iter().rev()) {
-        let from = *from;
-        *to = std::array::from_fn(|i| from[3 * (PIXELS - 1 - i / 3) + i % 3]);
+    let (mut end, mut at) = (pixels.len(), 0);
+    // Five pixels at a time; the sixteenth byte is overwritten by the next five.
+    while let (Some(block), Some(to)) = (pixels[..end].last_chunk(), out[at..].first_chunk_mut()) {
+        *to = shuffle::reverse_pixels(*block);
+        (end, at) = (end - 15, at + 15);
     }
-    for (to, from) in out_rest.chunks_exact_mut(3).zip(rest.chunks_exact(3).rev()) {
+    for (to, from) in out[at..].chunks_exact_mut(3).zip(pixels[..end].chunks_exact(3).rev()) {
         to.copy_from_slice(from);
     }
 }

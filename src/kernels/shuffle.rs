@@ -31,6 +31,20 @@ pub(crate) fn interleave(arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3] {
     std::array::from_fn(|block| std::array::from_fn(|i| element(16 * block + i)))
 }
 
+/// The last five pixels (three bytes each) of a block in reverse order, and any byte.
+#[inline(always)]
+pub(crate) fn reverse_pixels(block: [u8; 16]) -> [u8; 16] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("ssse3") {
+        // SAFETY: the processor has SSSE3.
+        return unsafe { x86::reverse_pixels(block) };
+    }
+    REVERSED.map(|from| block[usize::from(from & 15)])
+}
+
+/// Where the bytes of [`reverse_pixels`] come from; the last may come from anywhere.
+const REVERSED: [u8; 16] = [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0];
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
@@ -39,7 +53,7 @@ mod x86 {
     };
     use std::mem::transmute;
 
-    use super::SIDE;
+    use super::{REVERSED, SIDE};
 
     // Without closures: what they are passed to is compiled without these instructions.
 
@@ -99,6 +113,16 @@ mod x86 {
         // SAFETY: both are arrays of bytes of the same size.
         unsafe { transmute(blocks) }
     }
+
+    #[inline]
+    #[target_feature(enable = "ssse3")]
+    pub(super) fn reverse_pixels(block: [u8; 16]) -> [u8; 16] {
+        // SAFETY: both are arrays of bytes of the same size.
+        let (block, places): (__m128i, __m128i) =
+            unsafe { (transmute(block), transmute(REVERSED)) };
+        // SAFETY: as above.
+        unsafe { transmute(_mm_shuffle_epi8(block, places)) }
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +139,12 @@ mod tests {
                 assert_eq!(transposed[x][y], *value);
             }
         }
+    }
+
+    #[test]
+    fn five_pixels_are_reversed() {
+        let reversed = reverse_pixels(std::array::from_fn(|i| i as u8));
+        assert_eq!(reversed[..15], [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Stores that bypass the cache, for memory that is filled once and read much later. FFI: the
-//! processor's non-temporal stores.
+//! Stores that bypass the cache, for memory that is filled once and read much later, and loads ahead
+//! of time. FFI: the processor's non-temporal stores and prefetches.
 //!
 //! An ordinary store first fetches the line it will overwrite; streaming whole lines halves the
-//! traffic. On processors other than x86-64 these are ordinary stores. The module does not know
-//! what is stored.
+//! traffic. On processors other than x86-64 these are ordinary stores, and nothing is loaded ahead.
+//! The module does not know what is stored.
 #![allow(unsafe_code)]
 
 /// A cache line of `f32`.
@@ -51,6 +51,19 @@ impl Drop for Stream {
             std::arch::x86_64::_mm_sfence();
         }
     }
+}
+
+/// Asks for `bytes` to be brought into the cache, for reads in an order no processor expects.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 /// `slice` as what comes before its first whole line, its lines, and the rest.
