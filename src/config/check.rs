@@ -6,11 +6,12 @@
 use std::fmt::Display;
 
 use super::{
-    choices::{Mode, ScheduleKind},
+    choices::{Arch, Input, Mode, ScheduleKind},
     schema::{
         Config, DataConfig, DevicesConfig, NetConfig, RunConfig, ScheduleConfig, TrainConfig,
     },
 };
+use crate::data::Augment;
 
 /// More threads than this is a slip of the finger.
 const MAX_THREADS: usize = 4096;
@@ -106,6 +107,12 @@ fn devices(devices: &DevicesConfig) -> Check {
 fn net(net: &NetConfig) -> Check {
     let few = "must be 2 or more, or 0 to take the number from the data";
     require(net.classes != 1, "net.classes", net.classes, few)?;
+    require(
+        net.input == Input::Auto || net.arch != Arch::AlexnetCifar,
+        "net.input",
+        net.input,
+        "alexnet-cifar takes 32-pixel images; leave it at auto",
+    )?;
     below_one("net.dropout", net.dropout)
 }
 
@@ -118,6 +125,12 @@ fn data(data: &DataConfig) -> Check {
         "data.crop",
         data.crop,
         "must fit in the image: at most data.resize + 2 data.pad; lower it or raise data.resize",
+    )?;
+    require(
+        data.augment != Augment::Torchvision || data.pad == 0,
+        "data.pad",
+        data.pad,
+        "augment = \"torchvision\" takes parts of the image as it is; set it to 0",
     )?;
     let list = |values: &[f64; 3]| format!("{values:?}");
     let in_range = data.mean.iter().all(|mean| (0.0..=255.0).contains(mean));

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choices::{Arch, DeviceChoice, Mode, Optimizer, Precision, Resume, ScheduleKind},
+    choices::{Arch, DeviceChoice, Input, Mode, Optimizer, Precision, Resume, ScheduleKind},
     gpus::Gpus,
 };
 use crate::data::{Augment, LightingScale, Order};
@@ -100,6 +100,9 @@ impl Default for DevicesConfig {
 pub struct NetConfig {
     /// Which net.
     pub arch: Arch,
+    /// Pixels and zeros that the first layer is fed: `auto` (as the net is defined), `227`,
+    /// `224-padded` (two zeros on each side) or `224-filled` (three on the right and at the bottom).
+    pub input: Input,
     /// How many classes; 0: as many as the data has.
     pub classes: usize,
     /// The probability that a hidden unit of fc6 and fc7 is dropped in training (§4.2).
@@ -111,7 +114,7 @@ pub struct NetConfig {
 
 impl Default for NetConfig {
     fn default() -> Self {
-        Self { arch: Arch::Alexnet, classes: 0, dropout: 0.5, init: None }
+        Self { arch: Arch::Alexnet, input: Input::Auto, classes: 0, dropout: 0.5, init: None }
     }
 }
 

@@ -87,7 +87,8 @@ impl Filler for EvalFiller {
     ) -> Result<Option<(i64, u32)>, DataError> {
         let EvalLoader { source, geometry, normalisation, views, .. } = &self.config;
         let sample = self.start + position;
-        if let Err(reason) = worker.load(&**source, sample, geometry, |slack| views.needed(slack)) {
+        let drawing = |width, height| geometry.drawing(width, height, |slack| views.needed(slack));
+        if let Err(reason) = worker.load(&**source, sample, drawing) {
             self.bad.note(&**source, sample, reason);
             return Ok(None);
         }

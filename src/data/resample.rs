@@ -1,9 +1,9 @@
 //! Resizes a region of planes to interleaved RGB8: antialiased bilinear, as Pillow defines it.
 //!
 //! Each output sample is a weighted mean under a triangle as wide as the scale, cut off at the
-//! image's border. Columns are weighed first, straight from column-major planes, then rows; colour
-//! planes go from their own resolution to that of the output in the same step, so they are never
-//! enlarged, and colours are converted at the output's resolution.
+//! border of what is drawn. Columns are weighed first, straight from column-major planes, then
+//! rows; colour planes go from their own resolution to that of the output in the same step, so they
+//! are never enlarged, and colours are converted at the output's resolution.
 
 use std::ops::Range;
 
@@ -16,8 +16,9 @@ use crate::kernels::simd::{self, Kernel, LANES};
 pub(super) struct Axis {
     pub(super) origin: f64,
     pub(super) step: f64,
-    /// Image pixels.
-    pub(super) len: u32,
+    /// The image pixels that have a weight, `first..end`: the image, or the part of it drawn.
+    pub(super) first: u32,
+    pub(super) end: u32,
 }
 
 /// The weights of one direction, as many for every output sample.
@@ -35,16 +36,17 @@ impl Taps {
     pub(super) fn set(&mut self, axis: Axis, coarseness: usize, range: Range<u32>) {
         let step = axis.step / coarseness as f64;
         let origin = axis.origin / coarseness as f64;
-        let len = (axis.len as usize).div_ceil(coarseness);
+        let low = axis.first as usize / coarseness;
+        let high = (axis.end as usize).div_ceil(coarseness);
         let radius = step.max(1.0);
-        self.num = (2 * radius.ceil() as usize + 1).min(len);
+        self.num = (2 * radius.ceil() as usize + 1).min(high - low);
         self.starts.clear();
         self.weights.clear();
         for i in range {
             let centre = origin + (f64::from(i) + 0.5) * step;
-            let first = ((centre - radius + 0.5).max(0.0) as usize).min(len - 1);
-            let end = ((centre + radius + 0.5).max(0.0) as usize).clamp(first + 1, len);
-            let start = first.min(len - self.num);
+            let first = ((centre - radius + 0.5).max(0.0) as usize).clamp(low, high - 1);
+            let end = ((centre + radius + 0.5).max(0.0) as usize).clamp(first + 1, high);
+            let start = first.min(high - self.num);
             let weight = |at: usize| match (first..end).contains(&at) {
                 true => (1.0 - ((at as f64 + 0.5 - centre) / radius).abs()).max(0.0),
                 false => 0.0,

@@ -13,7 +13,7 @@ use super::finish::{Normalisation, Pixel};
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
 use super::order::{EpochOrder, Order};
 use super::source::Images;
-use super::worker::{Needed, Worker};
+use super::worker::Worker;
 
 /// How many images in a row are tried before giving up.
 const MAX_TRIES: usize = 16;
@@ -59,6 +59,7 @@ impl TrainLoader {
     /// If the batch is zero, a share reaches beyond it, or there is no consumer or worker.
     pub fn spawn(self, delivery: Delivery) -> Result<Loader, DataError> {
         self.geometry.check()?;
+        self.recipe.check(&self.geometry)?;
         self.normalisation.check()?;
         let (batch, len) = (self.batch, self.source.len());
         if batch > len {
@@ -93,12 +94,12 @@ impl TrainFiller {
     fn load(&self, worker: &mut Worker, showing: Showing) -> Result<usize, DataError> {
         let sample = showing.sample;
         let TrainLoader { geometry, recipe, .. } = &self.config;
-        let needed = |slack| Needed::Window(recipe.window(slack, showing));
+        let drawing = |width, height| recipe.drawing(geometry, (width, height), showing);
         let source = &*self.config.source;
         let tries = MAX_TRIES.min(source.len());
         let mut first_reason = None;
         for index in (sample..sample + tries).map(|index| index % source.len()) {
-            match worker.load(source, index, geometry, needed) {
+            match worker.load(source, index, drawing) {
                 Ok(()) => return Ok(index),
                 Err(reason) => {
                     first_reason.get_or_insert_with(|| reason.clone());

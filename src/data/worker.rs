@@ -4,25 +4,17 @@
 
 use std::time::Instant;
 
-use fast_image_resize::images::{Image as ResizeTarget, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image as ResizeTarget, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::augment::{Geometry, Window};
+use super::cover::{Cover, Drawing};
 use super::decode::{DecodeError, Decoder, Image, check_size};
 use super::finish::{Finisher, Frame, Normalisation, Pixel};
 use super::jpeg::{RegionDecoder, Unsupported};
 use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
 use super::source::{Content, Source};
 use super::stages::Stages;
-
-/// What of the frame will be looked at.
-#[derive(Clone, Copy)]
-pub(super) enum Needed {
-    /// All of it.
-    Frame,
-    /// One window.
-    Window(Window),
-}
 
 /// The scratch memory of one thread.
 #[derive(Default)]
@@ -52,13 +44,12 @@ struct Region {
 impl Worker {
     /// Reads and decodes image `index`; the error is the reason, without the image's name.
     ///
-    /// `needed` is told how far a window can move; the rest of the frame is left unspecified.
+    /// `drawing` is told the image's width and height; `None` takes the image as it is.
     pub(super) fn load(
         &mut self,
         source: &dyn Source,
         index: usize,
-        geometry: &Geometry,
-        needed: impl Fn((u32, u32)) -> Needed,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
     ) -> Result<(), String> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let begun = Instant::now();
@@ -67,12 +58,10 @@ impl Worker {
         self.stages.read += read - begun;
         let loaded = match content {
             Err(error) => Err(format!("cannot read: {error}")),
-            Ok(Content::Encoded) => {
-                self.decode(&bytes, geometry, needed).map_err(|error| error.to_string())
-            }
+            Ok(Content::Encoded) => self.decode(&bytes, drawing).map_err(|error| error.to_string()),
             Ok(Content::Rgb { width, height }) => {
                 let image = self.image.reset(width, height).map(|to| to.copy_from_slice(&bytes));
-                image.map(|()| self.resize(geometry)).map_err(|error| error.to_string())
+                image.map(|()| self.resize(drawing)).map_err(|error| error.to_string())
             }
         };
         self.stages.decode += read.elapsed();
@@ -89,15 +78,23 @@ impl Worker {
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
-        geometry: &Geometry,
-        needed: impl Fn((u32, u32)) -> Needed,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
     ) -> Result<(), DecodeError> {
-        if let Ok(side) = self.region.draw(bytes, geometry, needed, &mut self.square) {
+        if let Ok(side) = self.region.draw(bytes, &drawing, &mut self.square) {
             self.side = Some(side);
             return Ok(());
         }
+        self.decode_whole(bytes, drawing)
+    }
+
+    /// Decodes all of an image and resizes it: the way of every format.
+    pub(super) fn decode_whole(
+        &mut self,
+        bytes: &[u8],
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) -> Result<(), DecodeError> {
         self.decoder.decode(bytes, &mut self.image)?;
-        self.resize(geometry);
+        self.resize(drawing);
         Ok(())
     }
 
@@ -115,14 +112,7 @@ impl Worker {
     ) {
         let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
-        let frame = match self.side {
-            Some(side) => Frame { width: side, height: side, pixels: &self.square },
-            None => Frame {
-                width: self.image.width(),
-                height: self.image.height(),
-                pixels: self.image.pixels(),
-            },
-        };
+        let frame = frame(self.side, &self.square, &self.image);
         let windows = windows(geometry.slack(frame.width, frame.height));
         for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
             self.finisher.window(frame, geometry.pad, window, out);
@@ -130,57 +120,69 @@ impl Worker {
         self.stages.finish += begun.elapsed();
     }
 
+    /// The picture of the loaded image that windows are cut from.
+    #[cfg(test)]
+    pub(super) fn frame(&self) -> Frame<'_> {
+        frame(self.side, &self.square, &self.image)
+    }
+
     /// Makes the frame of the decoded image.
-    fn resize(&mut self, geometry: &Geometry) {
+    fn resize(&mut self, drawing: impl Fn(u32, u32) -> Option<Drawing>) {
         let (width, height) = (self.image.width(), self.image.height());
-        self.side = geometry.frame_side(width, height);
-        let Some(side) = self.side else { return };
+        // The whole frame costs little more than the columns and rows that are needed.
+        let cover = drawing(width, height).map(|drawing| drawing.cover);
+        self.side = cover.map(|cover| cover.side);
+        let Some(Cover { side, x, y }) = cover else { return };
         self.square.resize(side as usize * side as usize * 3, 0);
-        let from = ImageRef::new(width, height, self.image.pixels(), PixelType::U8x3)
+        let image = ImageRef::new(width, height, self.image.pixels(), PixelType::U8x3)
             .expect("an image has width * height * 3 bytes");
+        let part = CroppedImage::new(&image, x.first, y.first, x.end - x.first, y.end - y.first)
+            .expect("a frame lies over the image");
         let mut to = ResizeTarget::from_slice_u8(side, side, &mut self.square, PixelType::U8x3)
             .expect("the square has side * side * 3 bytes");
-        let (x, y) = Geometry::axes(side, width, height);
+        let origin = |axis: Axis| axis.origin - f64::from(axis.first);
         // Rounding must not carry the square beyond the image.
         let extent =
-            |axis: Axis| (f64::from(side) * axis.step).min(f64::from(axis.len) - axis.origin);
+            |axis: Axis| (f64::from(side) * axis.step).min(f64::from(axis.end) - axis.origin);
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .crop(x.origin, y.origin, extent(x), extent(y));
-        let resized = self.resizer.resize(&from, &mut to, &options);
-        resized.expect("the central square lies inside the image");
+            .crop(origin(x), origin(y), extent(x), extent(y));
+        let resized = self.resizer.resize(&part, &mut to, &options);
+        resized.expect("the square lies inside the part");
+    }
+}
+
+/// The square if there is one, else the image.
+fn frame<'a>(side: Option<u32>, square: &'a [u8], image: &'a Image) -> Frame<'a> {
+    match side {
+        Some(side) => Frame { width: side, height: side, pixels: square },
+        None => Frame { width: image.width(), height: image.height(), pixels: image.pixels() },
     }
 }
 
 impl Region {
     /// Draws what is needed of the frame into `square`; its side, or `Unsupported` where the image
-    /// is not one for this decoder or needs no resizing.
+    /// is not one for this decoder or is taken as it is.
     fn draw(
         &mut self,
         bytes: &[u8],
-        geometry: &Geometry,
-        needed: impl Fn((u32, u32)) -> Needed,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
         square: &mut Vec<u8>,
     ) -> Result<u32, Unsupported> {
         let (width, height) = self.jpeg.open(bytes)?;
         check_size(width, height).map_err(|_| Unsupported)?;
-        let side = geometry.frame_side(width, height).ok_or(Unsupported)?;
-        let whole = (0..side, 0..side);
-        let (columns, rows) = match needed(geometry.slack(side, side)) {
-            Needed::Frame => whole,
-            Needed::Window(window) => geometry.covered(side, window),
-        };
+        let Drawing { cover, columns, rows } = drawing(width, height).ok_or(Unsupported)?;
+        let side = cover.side;
         square.resize(side as usize * side as usize * 3, 0);
         if columns.is_empty() || rows.is_empty() {
             return Ok(side); // the window shows only padding
         }
         let start = (rows.start as usize * side as usize + columns.start as usize) * 3;
-        let (x, y) = Geometry::axes(side, width, height);
         let coarseness = self.jpeg.colour_step();
-        self.full.columns.set(x, 1, columns.clone());
-        self.full.rows.set(y, 1, rows.clone());
-        self.colour.columns.set(x, coarseness.0, columns);
-        self.colour.rows.set(y, coarseness.1, rows);
+        self.full.columns.set(cover.x, 1, columns.clone());
+        self.full.rows.set(cover.y, 1, rows.clone());
+        self.colour.columns.set(cover.x, coarseness.0, columns);
+        self.colour.rows.set(cover.y, coarseness.1, rows);
         let reach = |full: &Taps, colour: &Taps, by: usize, len: u32| {
             let (full, colour) = (full.reach(), colour.reach());
             full.start.min(colour.start * by)..full.end.max(colour.end * by).min(len as usize)

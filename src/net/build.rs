@@ -45,8 +45,10 @@ pub enum Step {
     Conv {
         /// Index of the weights among the rank's parameters.
         param: usize,
-        /// Stride, padding and groups on this rank.
+        /// Stride, padding on each side and groups on this rank.
         geometry: ConvGeometry,
+        /// More zeros on the right and at the bottom than on the other sides.
+        fill: i64,
         /// Whether anything below needs a gradient.
         input: InputGradient,
     },
@@ -163,9 +165,9 @@ impl Planned {
     fn layer(&self, arena: &Arena) -> Box<dyn Layer> {
         let name = self.name.clone();
         match &self.step {
-            Step::Conv { param, geometry, input } => {
+            Step::Conv { param, geometry, fill, input } => {
                 let (w, b) = (arena.param(*param), arena.param(param + 1));
-                Box::new(Conv::new(name, w, b, *geometry, *input))
+                Box::new(Conv::new(name, w, b, *geometry, *input).filled(*fill))
             }
             Step::Relu => Box::new(Relu::new(name)),
             Step::Lrn(rule, groups) => Box::new(Lrn::new(name, *rule, *groups)),
@@ -296,14 +298,17 @@ impl Walk {
         let shape = [*filters, channels / local_groups, *kernel, *kernel];
         let (param, rows) = self.params(name, &shape, *init, Outputs::Split)?;
         for side in &mut self.shape[..2] {
-            ensure!(*side + 2 * padding >= *kernel, "{name}: the map is smaller than the filter");
-            *side = (*side + 2 * padding - kernel) / stride + 1;
+            let padded = *side + padding.before + padding.after;
+            ensure!(padded >= *kernel, "{name}: the map is smaller than the filter");
+            *side = (padded - kernel) / stride + 1;
         }
         self.shape[2] = rows;
         let macs = self.shape.iter().product::<i64>() * shape[1..].iter().product::<i64>();
-        let geometry = ConvGeometry { stride: *stride, padding: *padding, groups: local_groups };
+        let geometry =
+            ConvGeometry { stride: *stride, padding: padding.before, groups: local_groups };
+        let fill = padding.after - padding.before;
         let input = if first { InputGradient::Unused } else { InputGradient::Needed };
-        self.push("conv", Step::Conv { param, geometry, input }, macs);
+        self.push("conv", Step::Conv { param, geometry, fill, input }, macs);
         Ok(())
     }
 

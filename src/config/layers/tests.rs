@@ -111,6 +111,8 @@ fn a_value_out_of_range_is_reported_where_it_was_written() {
         ("[train]\nlr = 0", "above 0"),
         ("[train]\nbatch_size = 0", "train.batch_size = 0: must be 1 or more"),
         ("[data]\nstd = [1, 0, 1]", "data.std = [1.0, 0.0, 1.0]"),
+        ("[data]\naugment = \"torchvision\"\npad = 4", "x.toml:3: data.pad = 4: "),
+        ("[net]\narch = \"alexnet-cifar\"\ninput = \"227\"", "x.toml:3: net.input = 227: "),
         ("[data]\ncrop = 300", "data.crop = 300: must fit in the image"),
         ("[devices]\ngpus = 2", "add --mode data-parallel or --mode split"),
         ("[devices]\nmode = \"split\"", "default: devices.gpus = 1"),

@@ -4,8 +4,8 @@ use super::{GEOMETRY, NORMALISATION, picture};
 use crate::data::augment::Showing;
 use crate::data::finish::{Finisher, Frame};
 use crate::data::{
-    Augment, CropAt, EpochOrder, Flip, Geometry, LightingScale, Normalisation, Order, Recipe,
-    Views, Window, load_views,
+    Augment, CropAt, EpochOrder, Flip, Geometry, Lighting, LightingScale, Normalisation, Order,
+    Recipe, Views, Window, load_views,
 };
 use crate::random::{Key, Purpose};
 
@@ -94,11 +94,13 @@ fn random_crops_reach_every_place_and_stay_inside() {
 fn the_names_of_augmentations_stand_for_what_they_say() {
     let recipe = |augment: Augment| augment.recipe(LightingScale::Eig01);
     let (crop, flip) = (CropAt::Random, Flip::Random);
-    let lighting = Some(LightingScale::Eig01);
+    let lighting = Some(LightingScale::Eig01.into());
     assert_eq!(recipe(Augment::Paper), Recipe { crop, flip, lighting });
     assert_eq!(recipe(Augment::CropFlip), Recipe { crop, flip, lighting: None });
     let none = recipe(Augment::None);
     assert_eq!(none, Recipe { crop: CropAt::Centre, flip: Flip::Never, lighting: None });
+    let torchvision = recipe(Augment::Torchvision);
+    assert_eq!(torchvision, Recipe { crop: CropAt::Part, flip, lighting: None });
     assert_eq!(none.shift(showing(0)), [0.0; 3]);
 }
 
@@ -111,7 +113,8 @@ fn the_central_crop_is_the_central_view() {
         assert_eq!(ten[4], centre);
         assert_eq!(ten[9], Window { mirrored: true, ..centre });
         assert_eq!(ten.len(), Views::Ten.num());
-        assert!(ten[..5].iter().zip(&ten[5..]).all(|(a, b)| (a.left, a.top) == (b.left, b.top)));
+        let mirrored = |i: usize| Window { mirrored: true, ..ten[i] };
+        assert_eq!(ten[5..], [1, 0, 3, 2, 4].map(mirrored));
     }
 }
 
@@ -124,9 +127,10 @@ fn the_ten_views_of_a_file_are_its_corners_its_centre_and_their_reflections() {
     let geometry = Geometry { resize: 0, pad: 1, crop: 6 };
     let views = load_views(&path, &geometry, &IDENTITY, Views::Ten).expect("a readable file");
     let places = [(0, 0), (5, 0), (0, 5), (5, 5), (2, 2)];
-    let expected: Vec<f32> = [false, true]
+    let reflected = [(5, 0), (0, 0), (5, 5), (0, 5), (2, 2)];
+    let expected: Vec<f32> = [(places, false), (reflected, true)]
         .into_iter()
-        .flat_map(|mirrored| places.map(|(left, top)| Window { left, top, mirrored }))
+        .flat_map(|(places, mirrored)| places.map(|(left, top)| Window { left, top, mirrored }))
         .flat_map(|window| cut_slowly((9, 9), 1, 6, window))
         .collect();
     assert_eq!(views, expected);
@@ -140,12 +144,12 @@ fn lighting_adds_the_papers_sum_over_components() {
         [[-0.5635f64, -0.5762, -0.5920], [-0.7126, -0.0235, 0.7012], [0.4180, -0.8170, 0.3973]];
     let scales = [
         (LightingScale::Std, [121.78, 37.09, 19.72]),
-        (LightingScale::Eig01, [55.46, 4.794, 1.148]),
+        (LightingScale::Eig01, [0.2175 * 255.0, 0.0188 * 255.0, 0.0045 * 255.0]),
     ];
     for (scale, lengths) in scales {
         for image in 0..50 {
             let key = Key::new(1, Purpose::Lighting).with(0).with(image);
-            let shift = scale.shift(key);
+            let shift = Lighting::from(scale).shift(key);
             for c in 0..3 {
                 let expected: f64 =
                     (0..3).map(|k| 0.1 * key.normal(k as u64) * lengths[k] * vectors[k][c]).sum();

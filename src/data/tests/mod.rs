@@ -9,6 +9,7 @@ mod generating;
 mod imagenet_tars;
 mod loading;
 mod mutations;
+mod parts;
 mod photographs;
 mod pickles;
 mod shard_files;
