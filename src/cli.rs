@@ -16,6 +16,8 @@ use crate::{
     exit::EXIT_CODES_HELP,
 };
 
+pub use stats::StatsArgs;
+
 /// Train AlexNet (Krizhevsky, Sutskever, Hinton 2012) on one or many GPUs.
 ///
 /// Training is the default command. Without a GPU the same commands run on CPU threads in place of
@@ -62,6 +64,7 @@ fn after_help() -> String {
           print the resolved configuration and the network, and stop
   alexnet-mgpu eval runs/alexnet-split --views 10
   alexnet-mgpu predict --model runs/alexnet-split cat.jpg
+  alexnet-mgpu stats imagenet
 
 A value comes from the first of these that has it: its flag, the last --set of its key, the file
 of --config, the paper. Results go to stdout, everything else to stderr.
@@ -107,6 +110,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Check on this machine, in 64-bit floats, that all modes train the same network
     Verify(VerifyArgs),
+    /// Fit the colour statistics of a training split, for normalisation and colour noise
+    Stats(StatsArgs),
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -387,5 +392,6 @@ pub struct BenchPipelineArgs {
     pub seconds: f64,
 }
 
+mod stats;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use alexnet_mgpu::exit::{Exit, exit_of};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
-use alexnet_mgpu::{inference, openmp, run, torch_ext, verify};
+use alexnet_mgpu::{colours, inference, openmp, run, statistics, torch_ext, verify};
 use anyhow::Result;
 use clap::Parser;
 
@@ -37,6 +37,7 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         Command::Verify(args) => verify::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench::step(&args).map(|()| Exit::Ok),
         Command::Bench(BenchCommand::Pipeline(args)) => bench::pipeline(&args).map(|()| Exit::Ok),
+        Command::Stats(args) => statistics::run(&args, screen),
         Command::Eval(args) => inference::eval(&args).map(|()| Exit::Ok),
         Command::Predict(args) => inference::predict(&args).map(|()| Exit::Ok),
     }
@@ -56,7 +57,7 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
         );
     }
     if args.dry_run {
-        describe(&config)?;
+        describe(&colours::resolved(&config)?)?;
         return Ok(Exit::Ok);
     }
     let outcome = session::train(&config, screen, log)?;

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::peak_memory_mib;
 use crate::cancel::Cancel;
 use crate::cli::BenchPipelineArgs;
-use crate::config::DataConfig;
+use crate::colours::Colours;
+use crate::config::Config;
 use crate::data::{self, BatchReceiver, Delivery, Geometry, Order, Output, Split, TrainLoader};
 use crate::feed;
 
@@ -22,7 +23,8 @@ const WARMUP_BATCHES: usize = 12;
 /// If the images cannot be read, or are fewer than a batch.
 #[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn pipeline(args: &BenchPipelineArgs) -> Result<()> {
-    let defaults = DataConfig::default();
+    let config = Config::default();
+    let (defaults, colours) = (&config.data, Colours::find(&config)?);
     let source = data::open(&args.data, Split::Train)?;
     let geometry = Geometry { resize: args.resize as u32, pad: 0, crop: args.crop as u32 };
     let workers = feed::num_workers(args.threads);
@@ -30,8 +32,8 @@ pub fn pipeline(args: &BenchPipelineArgs) -> Result<()> {
         source,
         order: Order::Shuffled,
         geometry,
-        recipe: args.augment.recipe(defaults.lighting_scale),
-        normalisation: feed::normalisation(&defaults),
+        recipe: args.augment.recipe(colours.lighting),
+        normalisation: colours.normalisation,
         seed: 1,
         batch: args.batch,
         start_step: 0,

@@ -6,6 +6,7 @@
 
 mod check;
 mod choices;
+mod colours;
 mod error;
 mod gpus;
 mod keys;
@@ -13,6 +14,7 @@ mod layers;
 mod schema;
 
 pub use choices::{Arch, DeviceChoice, Input, Mode, Optimizer, Precision, Resume, ScheduleKind};
+pub use colours::{Given, Mean, StatsFrom};
 pub use error::{ConfigError, Origin};
 pub use gpus::Gpus;
 pub use layers::Override;

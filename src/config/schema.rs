@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     choices::{Arch, DeviceChoice, Input, Mode, Optimizer, Precision, Resume, ScheduleKind},
+    colours::{Given, Mean, StatsFrom},
     gpus::Gpus,
 };
 use crate::data::{Augment, LightingScale, Order};
@@ -134,11 +135,19 @@ pub struct DataConfig {
     pub augment: Augment,
     /// The order of training images.
     pub order: Order,
-    /// Subtracted from red, green and blue, on a scale of 0 to 255.
-    pub mean: [f64; 3],
-    /// What red, green and blue are then divided by, on a scale of 0 to 255.
-    pub std: [f64; 3],
-    /// The size of the colour shift of §4.1, whose eigenvalues depend on the scale of a pixel.
+    /// Whose colours `auto` means below: `imagenet`, `fitted` (what `alexnet-mgpu stats` left with
+    /// the data), or the path of such a file.
+    pub stats: StatsFrom,
+    /// Subtracted from pixels of 0 to 255: `auto` (the mean colour), `image` (the mean image, as in
+    /// §2; not with ImageNet's constants), or red, green and blue.
+    pub mean: Mean,
+    /// What red, green and blue are then divided by: `auto` (1, as in the paper; with torchvision's
+    /// recipe the deviation of each), or numbers on the same scale.
+    pub std: Given<[f64; 3]>,
+    /// The principal components of the colours, along which §4.1 shifts them: `auto`, or for each of
+    /// three its standard deviation and its direction, `[deviation, red, green, blue]`.
+    pub components: Given<[[f64; 4]; 3]>,
+    /// The size of the shift, as eigenvalues depend on the scale of a pixel.
     pub lighting_scale: LightingScale,
     /// Threads that decode; 0: chosen from the number of cores.
     pub workers: usize,
@@ -159,10 +168,11 @@ impl Default for DataConfig {
             pad: 0,
             augment: Augment::Paper,
             order: Order::Shuffled,
-            // The mean of ImageNet's training images in the metadata of cuda-convnet2. The paper
-            // subtracts a mean image (§2); over random crops a colour does the same.
-            mean: [127.30, 119.72, 104.91],
-            std: [1.0; 3],
+            stats: StatsFrom::Imagenet,
+            // The paper subtracts a mean image (§2); over random crops a colour does the same.
+            mean: Mean::default(),
+            std: Given::default(),
+            components: Given::default(),
             // The 2012 scale of the noise; `eig01` shifts half as far (fb.resnet.torch's constants).
             lighting_scale: LightingScale::Std,
             workers: 0,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cover::{Cover, Drawing, Needed, Part, centre};
 use super::error::DataError;
+use super::finish::Normalisation;
 use super::lighting::Lighting;
 use crate::random::{Key, Purpose};
 
@@ -194,18 +195,27 @@ impl Showing {
 }
 
 impl Recipe {
-    /// Whether the recipe can be followed with these sizes.
+    /// Whether the recipe can be followed with these sizes and this normalisation.
     ///
     /// # Errors
-    /// [`DataError::Geometry`] if there is padding around parts of an image.
-    pub fn check(&self, geometry: &Geometry) -> Result<(), DataError> {
-        if self.crop == CropAt::Part && geometry.pad > 0 {
-            let pad = geometry.pad;
-            let reason =
-                format!("a random part of an image is not padded; set pad to 0, not {pad}");
-            return Err(DataError::Geometry { reason });
-        }
-        Ok(())
+    /// [`DataError::Geometry`] if parts of an image are to be padded, or to have a mean image, which
+    /// lies over a whole frame.
+    pub fn check(
+        &self,
+        geometry: &Geometry,
+        normalisation: &Normalisation,
+    ) -> Result<(), DataError> {
+        let pad = geometry.pad;
+        let reason = match self.crop {
+            CropAt::Part if pad > 0 => {
+                format!("a random part of an image is not padded; set pad to 0, not {pad}")
+            }
+            CropAt::Part if normalisation.mean_image.is_some() => {
+                "random parts of images have no mean image; subtract a mean colour".into()
+            }
+            _ => return Ok(()),
+        };
+        Err(DataError::Geometry { reason })
     }
 
     /// What this showing needs of a `width` x `height` image; `None` where that is its frame as it

@@ -23,7 +23,7 @@ pub struct EvalLoader {
     pub source: Images,
     /// From image to network input.
     pub geometry: Geometry,
-    /// Mean and deviation.
+    /// What is subtracted, and what divides.
     pub normalisation: Normalisation,
     /// The crops of each image.
     pub views: Views,
@@ -92,7 +92,7 @@ impl Filler for EvalFiller {
             self.bad.note(&**source, sample, reason);
             return Ok(None);
         }
-        worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), out);
+        worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), out)?;
         Ok(Some((source.label(sample) as i64, sample as u32)))
     }
 

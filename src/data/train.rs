@@ -29,7 +29,7 @@ pub struct TrainLoader {
     pub geometry: Geometry,
     /// How images are varied.
     pub recipe: Recipe,
-    /// Mean and deviation.
+    /// What is subtracted, and what divides.
     pub normalisation: Normalisation,
     /// The seed of the run.
     pub seed: u64,
@@ -59,7 +59,7 @@ impl TrainLoader {
     /// If the batch is zero, a share reaches beyond it, or there is no consumer or worker.
     pub fn spawn(self, delivery: Delivery) -> Result<Loader, DataError> {
         self.geometry.check()?;
-        self.recipe.check(&self.geometry)?;
+        self.recipe.check(&self.geometry, &self.normalisation)?;
         self.normalisation.check()?;
         let (batch, len) = (self.batch, self.source.len());
         if batch > len {
@@ -144,7 +144,7 @@ impl Filler for TrainFiller {
         let shown = self.load(worker, showing)?;
         let shift = recipe.shift(showing);
         let window = |slack| [recipe.window(slack, showing)];
-        worker.finish(geometry, normalisation, shift, window, out);
+        worker.finish(geometry, normalisation, shift, window, out)?;
         Ok(Some((source.label(shown) as i64, shown as u32)))
     }
 

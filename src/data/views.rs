@@ -85,6 +85,6 @@ pub fn load_views(
     let drawing = |width, height| geometry.drawing(width, height, |slack| views.needed(slack));
     worker.decode(&bytes, drawing).map_err(|source| DataError::Decode { name, source })?;
     let mut out = vec![0.0; views.num() * geometry.num_values()];
-    worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), &mut out);
+    worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), &mut out)?;
     Ok(out)
 }

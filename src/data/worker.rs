@@ -10,6 +10,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use super::augment::{Geometry, Window};
 use super::cover::{Cover, Drawing};
 use super::decode::{DecodeError, Decoder, Image, check_size};
+use super::error::DataError;
 use super::finish::{Finisher, Frame, Normalisation, Pixel};
 use super::jpeg::{RegionDecoder, Unsupported};
 use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
@@ -102,6 +103,9 @@ impl Worker {
     ///
     /// `windows` is told how far a window can move in the frame and yields as many windows as `out`
     /// has room for.
+    ///
+    /// # Errors
+    /// [`DataError::Geometry`] if the mean image is not of the frame's size.
     pub(super) fn finish<P: Pixel, W: IntoIterator<Item = Window>>(
         &mut self,
         geometry: &Geometry,
@@ -109,19 +113,20 @@ impl Worker {
         shift: [f32; 3],
         windows: impl FnOnce((u32, u32)) -> W,
         out: &mut [P],
-    ) {
+    ) -> Result<(), DataError> {
         let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
         let frame = frame(self.side, &self.square, &self.image);
+        normalisation.check_frame(frame)?;
         let windows = windows(geometry.slack(frame.width, frame.height));
         for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
             self.finisher.window(frame, geometry.pad, window, out);
         }
         self.stages.finish += begun.elapsed();
+        Ok(())
     }
 
     /// The picture of the loaded image that windows are cut from.
-    #[cfg(test)]
     pub(super) fn frame(&self) -> Frame<'_> {
         frame(self.side, &self.square, &self.image)
     }

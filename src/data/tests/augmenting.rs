@@ -9,7 +9,7 @@ use crate::data::{
 };
 use crate::random::{Key, Purpose};
 
-const IDENTITY: Normalisation = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
+const IDENTITY: Normalisation = Normalisation::new([0.0; 3], [1.0; 3]);
 
 fn showing(sample: usize) -> Showing {
     Showing { seed: 3, epoch: 2, sample }
@@ -193,7 +193,7 @@ fn sizes_that_do_not_fit_are_refused_with_the_numbers() {
     assert!(message(Geometry { resize: 20, pad: 1, crop: 23 }).contains("padded frame (22)"));
     assert!(message(Geometry { crop: 0, ..GEOMETRY }).contains("at least 1"));
     assert!(message(Geometry { resize: 1 << 30, ..GEOMETRY }).contains("at most 4096"));
-    let flat = Normalisation { mean: [0.0; 3], std: [1.0, 0.0, 1.0] };
+    let flat = Normalisation::new([0.0; 3], [1.0, 0.0, 1.0]);
     assert!(flat.check().is_err());
 }
 
