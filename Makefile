@@ -60,8 +60,9 @@ peers: .peers/.installed ## PyTorch to compare with, into .peers (several GB)
 	touch $@
 
 .PHONY: golden
-golden: $(if $(PEER_VENV),.peers/.installed) ## rewrite tests/golden from Python PyTorch
+golden: $(if $(PEER_VENV),.peers/.installed) ## rewrite tests/golden from Python PyTorch and Pillow
 	$(PEER_PYTHON) scripts/golden.py
+	$(PEER_PYTHON) scripts/golden-pixels.py
 
 .PHONY: bench
 bench: build $(if $(PEER_VENV),.peers/.installed) ## time a training step against PyTorch (bench/README.md)

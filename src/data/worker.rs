@@ -81,11 +81,22 @@ impl Worker {
         bytes: &[u8],
         drawing: impl Fn(u32, u32) -> Option<Drawing>,
     ) -> Result<(), DecodeError> {
-        if let Ok(side) = self.region.draw(bytes, &drawing, &mut self.square) {
-            self.side = Some(side);
-            return Ok(());
+        match self.decode_region(bytes, &drawing) {
+            Ok(()) => Ok(()),
+            Err(Unsupported) => self.decode_whole(bytes, drawing),
         }
-        self.decode_whole(bytes, drawing)
+    }
+
+    /// Decodes and resizes only what is needed of an image, if it is one of those where that can be
+    /// done.
+    pub(super) fn decode_region(
+        &mut self,
+        bytes: &[u8],
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) -> Result<(), Unsupported> {
+        let side = self.region.draw(bytes, drawing, &mut self.square)?;
+        self.side = Some(side);
+        Ok(())
     }
 
     /// Decodes all of an image and resizes it: the way of every format.

@@ -1,11 +1,13 @@
 //! Orders, windows, reflection, lighting and the arithmetic of the last pass.
 
-use super::{GEOMETRY, NORMALISATION, picture};
+use std::sync::Arc;
+
+use super::{GEOMETRY, NORMALISATION, Pictures, delivery, drain, picture, train};
 use crate::data::augment::Showing;
 use crate::data::finish::{Finisher, Frame};
 use crate::data::{
-    Augment, CropAt, EpochOrder, Flip, Geometry, Lighting, LightingScale, Normalisation, Order,
-    Recipe, Views, Window, load_views,
+    Augment, Components, CropAt, EpochOrder, Flip, Geometry, Lighting, LightingScale,
+    Normalisation, Order, Recipe, Views, Window, load_views,
 };
 use crate::random::{Key, Purpose};
 
@@ -161,6 +163,37 @@ fn lighting_adds_the_papers_sum_over_components() {
         for b in 0..3 {
             let dot: f64 = (0..3).map(|c| vectors[a][c] * vectors[b][c]).sum();
             assert!((dot - f64::from(u8::from(a == b))).abs() < 1e-3, "orthonormal {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn a_lit_batch_is_the_unlit_one_plus_the_shift_in_64_bit_floats() {
+    // Not orthogonal and not of length one, so that a transposed matrix would show.
+    let directions = [[0.6, 0.8, 0.1], [-0.2, 0.5, 0.9], [0.3, -0.7, 0.4]];
+    let components = Components { deviations: [90.0, 40.0, 20.0], directions };
+    let batches = |lighting| {
+        let mut loader = train(Arc::new(Pictures::new(8)), 4);
+        loader.geometry.pad = 0;
+        loader.recipe.lighting = lighting;
+        drain(loader.spawn(delivery(&[(0, 4)], 2)).expect("a good set")).expect("good images")
+    };
+    let unlit = batches(None);
+    for (scale, lengths) in [
+        (LightingScale::Std, [90.0, 40.0, 20.0]),
+        (LightingScale::Eig01, [90.0, 40.0, 20.0].map(|x: f64| x * x / 255.0)),
+    ] {
+        let lit = batches(Some(Lighting::new(scale, &components)));
+        for (lit, unlit) in lit.iter().flatten().zip(unlit.iter().flatten()) {
+            let (values, plain) = (lit.images.to_f32(), unlit.images.to_f32());
+            for (i, (value, plain)) in values.iter().zip(plain).enumerate() {
+                let (sample, c) = (lit.samples[i / (8 * 8 * 3)], i % 3);
+                let key = Key::new(5, Purpose::Lighting).with(lit.epoch).with(u64::from(sample));
+                let part = |k: usize| 0.1 * key.normal(k as u64) * lengths[k] * directions[k][c];
+                let shift = (0..3).map(part).sum::<f64>() / f64::from(NORMALISATION.std[c]);
+                let far = f64::from(*value) - f64::from(plain) - shift;
+                assert!(far.abs() < 1e-4, "{scale:?} {i}: off by {far}");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ mod class_files;
 mod decoding;
 mod folders;
 mod generating;
+mod golden_pixels;
 mod imagenet_tars;
 mod loading;
 mod mean_images;
