@@ -72,14 +72,14 @@ impl Geometry {
     }
 
     /// The frame of a `width` x `height` image and what of it is needed, which is told how far a
-    /// window can move; `None` where the frame is the image as it is.
+    /// window can move; `None` where the frame is the image as it is and not square.
     pub(super) fn drawing(
         &self,
         width: u32,
         height: u32,
         needed: impl Fn((u32, u32)) -> Needed,
     ) -> Option<Drawing> {
-        let side = self.frame_side(width, height)?;
+        let side = self.frame_side(width, height).or((width == height).then_some(width))?;
         let cover = Cover::centre(side, width, height);
         Some(match needed(self.slack(side, side)) {
             Needed::Frame => Drawing::whole(cover),

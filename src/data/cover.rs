@@ -43,6 +43,12 @@ impl Cover {
         Self { side, x: axis(width), y: axis(height) }
     }
 
+    /// Whether the frame is the image pixel by pixel.
+    pub(super) fn is_as_stored(&self, width: u32, height: u32) -> bool {
+        let axis = |len| Axis { origin: 0.0, step: 1.0, first: 0, end: len };
+        (self.side, self.side) == (width, height) && (self.x, self.y) == (axis(width), axis(height))
+    }
+
     /// All of `part`, which no weight reaches beyond: as if the image ended at its border.
     pub(super) fn part(side: u32, part: Part) -> Self {
         let axis = |first: u32, len: u32| {

@@ -88,11 +88,15 @@ impl Filler for EvalFiller {
         let EvalLoader { source, geometry, normalisation, views, .. } = &self.config;
         let sample = self.start + position;
         let drawing = |width, height| geometry.drawing(width, height, |slack| views.needed(slack));
-        if let Err(reason) = worker.load(&**source, sample, drawing) {
-            self.bad.note(&**source, sample, reason);
-            return Ok(None);
-        }
-        worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), out)?;
+        let loaded = match worker.load(&**source, sample, drawing) {
+            Ok(loaded) => loaded,
+            Err(reason) => {
+                self.bad.note(&**source, sample, reason);
+                return Ok(None);
+            }
+        };
+        let windows = |slack| views.windows(slack);
+        worker.finish(loaded, geometry, normalisation, [0.0; 3], windows, out)?;
         Ok(Some((source.label(sample) as i64, sample as u32)))
     }
 

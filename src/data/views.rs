@@ -12,7 +12,7 @@ use super::cover::{Needed, centre};
 use super::error::DataError;
 use super::finish::Normalisation;
 use super::folder::read_file;
-use super::worker::Worker;
+use super::worker::{Loaded, Worker};
 
 /// Which crops of an image a test looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,7 @@ pub fn load_views(
     let drawing = |width, height| geometry.drawing(width, height, |slack| views.needed(slack));
     worker.decode(&bytes, drawing).map_err(|source| DataError::Decode { name, source })?;
     let mut out = vec![0.0; views.num() * geometry.num_values()];
-    worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), &mut out)?;
+    let windows = |slack| views.windows(slack);
+    worker.finish(Loaded::Worker, geometry, normalisation, [0.0; 3], windows, &mut out)?;
     Ok(out)
 }

@@ -17,10 +17,21 @@ use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
 use super::source::{Content, Source};
 use super::stages::Stages;
 
+/// Where the frame of an image lies.
+#[derive(Clone, Copy)]
+pub(super) enum Loaded<'s> {
+    /// In the worker, until it loads another.
+    Worker,
+    /// Where the source has it.
+    Source(Frame<'s>),
+}
+
 /// The scratch memory of one thread.
 #[derive(Default)]
 pub(super) struct Worker {
     bytes: Vec<u8>,
+    /// What the source put there last.
+    content: Option<Content>,
     decoder: Decoder,
     image: Image,
     resizer: Resizer,
@@ -29,6 +40,8 @@ pub(super) struct Worker {
     square: Vec<u8>,
     /// The side of `square`; `None` while `image` is the frame.
     side: Option<u32>,
+    /// Whether the frame is not the image as it is stored.
+    is_resized: bool,
     finisher: Finisher,
     stages: Stages,
 }
@@ -43,10 +56,33 @@ struct Region {
 }
 
 impl Worker {
-    /// Reads and decodes image `index`; the error is the reason, without the image's name.
+    /// Makes the frame of image `index`; the error is the reason, without the image's name.
     ///
     /// `drawing` is told the image's width and height; `None` takes the image as it is.
-    pub(super) fn load(
+    pub(super) fn load<'s>(
+        &mut self,
+        source: &'s dyn Source,
+        index: usize,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) -> Result<Loaded<'s>, String> {
+        match source.frame(index) {
+            Some(frame) => Ok(self.take(frame, drawing)),
+            None => self.read(source, index, drawing).map(|()| Loaded::Worker),
+        }
+    }
+
+    /// Takes pixels as they lie, or resizes them.
+    fn take<'s>(
+        &mut self,
+        frame: Frame<'s>,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) -> Loaded<'s> {
+        self.content = None;
+        self.resize(Some(frame), drawing);
+        if self.side.is_some() { Loaded::Worker } else { Loaded::Source(frame) }
+    }
+
+    fn read(
         &mut self,
         source: &dyn Source,
         index: usize,
@@ -55,17 +91,16 @@ impl Worker {
         let mut bytes = std::mem::take(&mut self.bytes);
         let begun = Instant::now();
         let content = source.read(index, &mut bytes);
-        let read = Instant::now();
-        self.stages.read += read - begun;
+        self.stages.read += begun.elapsed();
+        self.content = content.as_ref().ok().copied();
         let loaded = match content {
             Err(error) => Err(format!("cannot read: {error}")),
             Ok(Content::Encoded) => self.decode(&bytes, drawing).map_err(|error| error.to_string()),
             Ok(Content::Rgb { width, height }) => {
                 let image = self.image.reset(width, height).map(|to| to.copy_from_slice(&bytes));
-                image.map(|()| self.resize(drawing)).map_err(|error| error.to_string())
+                image.map(|()| self.resize(None, drawing)).map_err(|error| error.to_string())
             }
         };
-        self.stages.decode += read.elapsed();
         self.bytes = bytes;
         loaded
     }
@@ -94,8 +129,8 @@ impl Worker {
         bytes: &[u8],
         drawing: impl Fn(u32, u32) -> Option<Drawing>,
     ) -> Result<(), Unsupported> {
-        let side = self.region.draw(bytes, drawing, &mut self.square)?;
-        self.side = Some(side);
+        let drawn = self.region.draw(bytes, drawing, &mut self.square, &mut self.stages)?;
+        (self.side, self.is_resized) = (Some(drawn.side), drawn.is_resized);
         Ok(())
     }
 
@@ -105,12 +140,21 @@ impl Worker {
         bytes: &[u8],
         drawing: impl Fn(u32, u32) -> Option<Drawing>,
     ) -> Result<(), DecodeError> {
-        self.decoder.decode(bytes, &mut self.image)?;
-        self.resize(drawing);
+        let begun = Instant::now();
+        let decoded = self.decoder.decode(bytes, &mut self.image);
+        self.stages.decode += begun.elapsed();
+        decoded?;
+        self.resize(None, drawing);
         Ok(())
     }
 
-    /// Writes windows of the loaded image to `out`, one after another, each `[crop, crop, 3]`.
+    /// The file last loaded, if its pixels are the frame as they are.
+    pub(super) fn unscaled_file(&self) -> Option<&[u8]> {
+        let is_whole = !self.is_resized && self.content == Some(Content::Encoded);
+        is_whole.then_some(&self.bytes)
+    }
+
+    /// Writes windows of the image last loaded to `out`, one after another, each `[crop, crop, 3]`.
     ///
     /// `windows` is told how far a window can move in the frame and yields as many windows as `out`
     /// has room for.
@@ -119,6 +163,7 @@ impl Worker {
     /// [`DataError::Geometry`] if the mean image is not of the frame's size.
     pub(super) fn finish<P: Pixel, W: IntoIterator<Item = Window>>(
         &mut self,
+        loaded: Loaded<'_>,
         geometry: &Geometry,
         normalisation: &Normalisation,
         shift: [f32; 3],
@@ -127,7 +172,7 @@ impl Worker {
     ) -> Result<(), DataError> {
         let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
-        let frame = frame(self.side, &self.square, &self.image);
+        let frame = frame(loaded, self.side, &self.square, &self.image);
         normalisation.check_frame(frame)?;
         let windows = windows(geometry.slack(frame.width, frame.height));
         for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
@@ -137,22 +182,29 @@ impl Worker {
         Ok(())
     }
 
-    /// The picture of the loaded image that windows are cut from.
-    pub(super) fn frame(&self) -> Frame<'_> {
-        frame(self.side, &self.square, &self.image)
+    /// The picture of the image last loaded that windows are cut from.
+    pub(super) fn frame<'a>(&'a self, loaded: Loaded<'a>) -> Frame<'a> {
+        frame(loaded, self.side, &self.square, &self.image)
     }
 
-    /// Makes the frame of the decoded image.
-    fn resize(&mut self, drawing: impl Fn(u32, u32) -> Option<Drawing>) {
-        let (width, height) = (self.image.width(), self.image.height());
+    /// Makes the frame of `picture`, or else of the decoded image.
+    fn resize(
+        &mut self,
+        picture: Option<Frame<'_>>,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) {
+        let Frame { width, height, pixels } = picture.unwrap_or_else(|| whole(&self.image));
         // The whole frame costs little more than the columns and rows that are needed.
         let cover = drawing(width, height).map(|drawing| drawing.cover);
+        let cover = cover.filter(|cover| !cover.is_as_stored(width, height));
         self.side = cover.map(|cover| cover.side);
+        self.is_resized = cover.is_some();
         let Some(Cover { side, x, y }) = cover else { return };
+        let begun = Instant::now();
         self.square.resize(side as usize * side as usize * 3, 0);
-        let image = ImageRef::new(width, height, self.image.pixels(), PixelType::U8x3)
+        let from = ImageRef::new(width, height, pixels, PixelType::U8x3)
             .expect("an image has width * height * 3 bytes");
-        let part = CroppedImage::new(&image, x.first, y.first, x.end - x.first, y.end - y.first)
+        let part = CroppedImage::new(&from, x.first, y.first, x.end - x.first, y.end - y.first)
             .expect("a frame lies over the image");
         let mut to = ResizeTarget::from_slice_u8(side, side, &mut self.square, PixelType::U8x3)
             .expect("the square has side * side * 3 bytes");
@@ -165,33 +217,54 @@ impl Worker {
             .crop(origin(x), origin(y), extent(x), extent(y));
         let resized = self.resizer.resize(&part, &mut to, &options);
         resized.expect("the square lies inside the part");
+        self.stages.resize += begun.elapsed();
     }
 }
 
-/// The square if there is one, else the image.
-fn frame<'a>(side: Option<u32>, square: &'a [u8], image: &'a Image) -> Frame<'a> {
-    match side {
-        Some(side) => Frame { width: side, height: side, pixels: square },
-        None => Frame { width: image.width(), height: image.height(), pixels: image.pixels() },
+fn frame<'a>(
+    loaded: Loaded<'a>,
+    side: Option<u32>,
+    square: &'a [u8],
+    image: &'a Image,
+) -> Frame<'a> {
+    match (loaded, side) {
+        (Loaded::Source(frame), _) => frame,
+        (Loaded::Worker, Some(side)) => Frame { width: side, height: side, pixels: square },
+        (Loaded::Worker, None) => whole(image),
     }
+}
+
+fn whole(image: &Image) -> Frame<'_> {
+    Frame { width: image.width(), height: image.height(), pixels: image.pixels() }
+}
+
+/// What [`Region::draw`] has drawn.
+struct Drawn {
+    /// The side of the frame.
+    side: u32,
+    /// Whether it is not the image as it is stored.
+    is_resized: bool,
 }
 
 impl Region {
-    /// Draws what is needed of the frame into `square`; its side, or `Unsupported` where the image
-    /// is not one for this decoder or is taken as it is.
+    /// Draws what is needed of the frame into `square`, or says `Unsupported` where the image is not
+    /// one for this decoder, or is taken as it is and not square.
     fn draw(
         &mut self,
         bytes: &[u8],
         drawing: impl Fn(u32, u32) -> Option<Drawing>,
         square: &mut Vec<u8>,
-    ) -> Result<u32, Unsupported> {
+        stages: &mut Stages,
+    ) -> Result<Drawn, Unsupported> {
+        let begun = Instant::now();
         let (width, height) = self.jpeg.open(bytes)?;
         check_size(width, height).map_err(|_| Unsupported)?;
         let Drawing { cover, columns, rows } = drawing(width, height).ok_or(Unsupported)?;
         let side = cover.side;
+        let drawn = Drawn { side, is_resized: !cover.is_as_stored(width, height) };
         square.resize(side as usize * side as usize * 3, 0);
         if columns.is_empty() || rows.is_empty() {
-            return Ok(side); // the window shows only padding
+            return Ok(drawn); // the window shows only padding
         }
         let start = (rows.start as usize * side as usize + columns.start as usize) * 3;
         let coarseness = self.jpeg.colour_step();
@@ -206,9 +279,12 @@ impl Region {
         let columns = reach(&self.full.columns, &self.colour.columns, coarseness.0, width);
         let rows = reach(&self.full.rows, &self.colour.rows, coarseness.1, height);
         let planes = self.jpeg.decode(bytes, columns, rows)?;
+        let decoded = Instant::now();
+        stages.decode += decoded - begun;
         let (full, colour, scratch) = (&self.full, &self.colour, &mut self.scratch);
         let (out, pitch) = (&mut square[start..], side as usize * 3);
         Draw { planes, full, colour, scratch, out, pitch }.draw();
-        Ok(side)
+        stages.resize += decoded.elapsed();
+        Ok(drawn)
     }
 }

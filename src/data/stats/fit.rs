@@ -92,8 +92,8 @@ struct Tally {
 impl Tally {
     fn look(&mut self, fit: &Fit, geometry: &Geometry, index: usize) -> Result<(), String> {
         let drawing = |width, height| geometry.drawing(width, height, |_| Needed::Frame);
-        self.worker.load(&*fit.source, index, drawing)?;
-        let frame = self.worker.frame();
+        let loaded = self.worker.load(&*fit.source, index, drawing)?;
+        let frame = self.worker.frame(loaded);
         self.moments.add(&Moments::of(frame.pixels)).map_err(|error| error.to_string())?;
         self.image.look(frame);
         self.num_images += 1;

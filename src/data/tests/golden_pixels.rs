@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use crate::data::cover::{Cover, Drawing, Needed, Part};
-use crate::data::worker::Worker;
+use crate::data::worker::{Loaded, Worker};
 use crate::data::{Geometry, Normalisation, Views, Window};
 
 /// What the script says about its pictures.
@@ -107,7 +107,7 @@ fn finished(
     let mut out = vec![f32::NAN; windows.len() * geometry.num_values()];
     let windows = windows.to_vec();
     worker
-        .finish(geometry, normalisation, [0.0; 3], |_| windows, &mut out)
+        .finish(Loaded::Worker, geometry, normalisation, [0.0; 3], |_| windows, &mut out)
         .expect("there is no mean image");
     Some(out)
 }

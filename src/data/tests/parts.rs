@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Pictures, delivery, drain, jpeg, picture, train};
 use crate::data::cover::{Cover, Drawing, Part};
-use crate::data::worker::Worker;
+use crate::data::worker::{Loaded, Worker};
 use crate::data::{Augment, Geometry, LightingScale};
 use crate::random::{Key, Purpose};
 
@@ -60,7 +60,7 @@ fn where_no_part_fits_the_largest_central_one_of_an_allowed_shape_is_taken() {
 fn drawn(bytes: &[u8], cover: Cover) -> Vec<u8> {
     let mut worker = Worker::default();
     worker.decode(bytes, |_, _| Some(Drawing::whole(cover))).expect("a valid image");
-    worker.frame().pixels.to_vec()
+    worker.frame(Loaded::Worker).pixels.to_vec()
 }
 
 fn png(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
@@ -104,7 +104,7 @@ fn both_decoders_draw_the_same_part() {
         let cover = Cover::part(32, Part { left, top, width: w, height: h });
         let mut worker = Worker::default();
         worker.decode_whole(&file, |_, _| Some(Drawing::whole(cover))).expect("a valid JPEG");
-        let (whole, region) = (worker.frame().pixels.to_vec(), drawn(&file, cover));
+        let (whole, region) = (worker.frame(Loaded::Worker).pixels.to_vec(), drawn(&file, cover));
         let far: u32 = whole.iter().zip(&region).map(|(&a, &b)| u32::from(a.abs_diff(b))).sum();
         let far = f64::from(far) / whole.len() as f64;
         assert!(far < 2.0, "a mean difference of {far} in {left} {top} {w} {h}");
