@@ -68,8 +68,9 @@ pipeline-peers: .peers/.pipeline-installed ## DALI, FFCV and others to compare t
 	touch $@
 
 .PHONY: golden
-golden: $(if $(PEER_VENV),.peers/.installed) ## rewrite tests/golden from Python PyTorch
+golden: $(if $(PEER_VENV),.peers/.installed) ## rewrite tests/golden from Python PyTorch and Pillow
 	$(PEER_PYTHON) scripts/golden.py
+	$(PEER_PYTHON) scripts/golden-pixels.py
 
 .PHONY: bench
 bench: build $(if $(PEER_VENV),.peers/.installed) ## time a training step against PyTorch (bench/README.md)

@@ -155,19 +155,20 @@ def check(losses, grads, losses32, grads32):
 
 def write_safetensors(path, tensors, metadata):
     """The format is a JSON header and raw data; written here so that the key order is fixed."""
-    dtypes = {"float32": "F32", "float64": "F64", "int64": "I64"}
-    header, data = {"__metadata__": metadata}, b""
+    dtypes = {"float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8"}
+    header, data, offset = {"__metadata__": metadata}, [], 0
     # Widest elements first keeps every tensor aligned.
     for name in sorted(tensors, key=lambda n: (-tensors[n].itemsize, n)):
         array = np.ascontiguousarray(tensors[name])
-        offsets = [len(data), len(data) + array.nbytes]
+        offsets = [offset, offset + array.nbytes]
         dtype = dtypes[array.dtype.name]
         header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": offsets}
-        data += array.tobytes()
+        data.append(array.tobytes())
+        offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    path.write_bytes(b"".join([struct.pack("<Q", len(text)), text, *data]))
     print(f"wrote {path} ({path.stat().st_size} bytes)")
 
 

@@ -1,13 +1,15 @@
 //! Runs on disk: written whole or not at all, read back bit for bit.
 //!
 //! A checkpoint is a folder `checkpoints/step-NNNNNNNN` with the canonical weights and the optimizer's
-//! state as safetensors and one JSON file. It appears by a rename, after its bytes are on disk, so that
+//! state as safetensors and one JSON file, and the training images' statistics if there is a mean
+//! image. It appears by a rename, after its bytes are on disk, so that
 //! a full disk or a kill leaves the previous one as it was. The links `last` and `best` point to
 //! checkpoints. The module knows nothing of ranks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::canonical::Tensors;
+use crate::data::Stats;
 use crate::elements::bytes;
 use crate::schedule::PlateauState;
 
@@ -77,6 +80,8 @@ pub struct Checkpoint {
     pub weights: Tensors,
     /// The optimizer's state, `conv1.weight.velocity` and so on.
     pub optimizer: Tensors,
+    /// The statistics of the training images, where the model subtracts their mean image.
+    pub stats: Option<Arc<Stats>>,
 }
 
 /// Whether a checkpoint becomes the target of the link `best`.
@@ -195,7 +200,11 @@ fn write_files(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
     ]);
     write_tensors(&dir.join(MODEL), &checkpoint.weights, metadata)?;
     write_tensors(&dir.join(OPTIMIZER), &checkpoint.optimizer, HashMap::new())?;
-    for file in [MODEL, OPTIMIZER] {
+    if let Some(stats) = &checkpoint.stats {
+        stats.write(&dir.join(Stats::FILE))?;
+    }
+    let stats = checkpoint.stats.as_ref().map(|_| Stats::FILE);
+    for file in [MODEL, OPTIMIZER].into_iter().chain(stats) {
         state.sizes.insert(file.to_owned(), fs::metadata(dir.join(file))?.len());
     }
     let path = dir.join(STATE);
@@ -253,7 +262,11 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     }
     let (weights, optimizer) =
         (read_tensors(&dir.join(MODEL))?, read_tensors(&dir.join(OPTIMIZER))?);
-    Ok(Checkpoint { state, weights, optimizer })
+    let stats = match state.sizes.contains_key(Stats::FILE) {
+        true => Some(Arc::new(Stats::read(&dir.join(Stats::FILE))?)),
+        false => None,
+    };
+    Ok(Checkpoint { state, weights, optimizer, stats })
 }
 
 /// Reads what is not a tensor of the checkpoint at `path`.
@@ -290,7 +303,8 @@ mod tests {
         let x = Tensor::randn([3, 4], (Kind::Float, Device::Cpu));
         let tensors = |name: &str| Tensors::from([(name.to_owned(), x.copy())]);
         let state = State::new(step, "alexnet".into(), vec!["a".into(), "b".into()], "".into());
-        Checkpoint { state, weights: tensors("w"), optimizer: tensors("w.velocity") }
+        let (weights, optimizer) = (tensors("w"), tensors("w.velocity"));
+        Checkpoint { state, weights, optimizer, stats: None }
     }
 
     #[test]

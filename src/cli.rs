@@ -18,6 +18,7 @@ use crate::{
 };
 
 pub use pack::PackArgs;
+pub use stats::StatsArgs;
 pub use verbosity::Verbosity;
 
 /// Train AlexNet (Krizhevsky, Sutskever, Hinton 2012) on one or many GPUs.
@@ -67,6 +68,7 @@ fn after_help() -> String {
   alexnet-mgpu eval runs/alexnet-split --views 10
   alexnet-mgpu predict --model runs/alexnet-split cat.jpg
   alexnet-mgpu pack imagenet imagenet-256
+  alexnet-mgpu stats imagenet
 
 A value comes from the first of these that has it: its flag, the last --set of its key, the file
 of --config, the paper. Results go to stdout, everything else to stderr.
@@ -88,6 +90,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Decode and scale an image set once, to train on it at memory speed
     Pack(PackArgs),
+    /// Fit the colour statistics of a training split, for normalisation and colour noise
+    Stats(StatsArgs),
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -396,5 +400,6 @@ pub struct BenchPipelineArgs {
 }
 
 mod pack;
+mod stats;
 #[cfg(test)]
 mod tests;

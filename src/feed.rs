@@ -1,6 +1,6 @@
 //! From the configuration to loaders: which images, prepared how, for whom.
 //!
-//! The only module that knows both the configuration and the data pipeline.
+//! With [`crate::colours`] the only module that knows both the configuration and the data pipeline.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::cancel::Cancel;
+use crate::colours::Colours;
 use crate::config::{Config, DataConfig, Precision};
 use crate::data::{
-    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Images, Loader, Normalisation, Output,
+    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Images, Loader, Output, Stats,
     TrainLoader, Views,
 };
 use crate::topology::Topology;
@@ -25,7 +26,7 @@ pub struct Feed {
     /// The test split.
     pub test: Images,
     geometry: Geometry,
-    normalisation: Normalisation,
+    colours: Colours,
     workers: usize,
 }
 
@@ -59,6 +60,7 @@ impl Feed {
     /// # Errors
     /// If the images are not there, or not as expected.
     pub fn open(config: &Config, input: usize) -> Result<Self> {
+        let colours = Colours::find(config)?;
         let path = locate(&config.data)?;
         let data = &config.data;
         let crop = if data.crop == 0 { input } else { data.crop };
@@ -71,7 +73,7 @@ impl Feed {
                 pad: data.pad as u32,
                 crop: crop as u32,
             },
-            normalisation: normalisation(data),
+            colours,
             workers: num_workers(data.workers),
         })
     }
@@ -80,6 +82,12 @@ impl Feed {
     #[must_use]
     pub fn steps_per_epoch(&self, batch: usize) -> u64 {
         (self.train.len() / batch.max(1)) as u64
+    }
+
+    /// The statistics that a model needs besides its configuration: those with the mean image.
+    #[must_use]
+    pub fn stats(&self) -> Option<&Arc<Stats>> {
+        self.colours.stats.as_ref()
     }
 
     /// Starts loading training batches `steps`.
@@ -97,8 +105,8 @@ impl Feed {
             source: Arc::clone(&self.train),
             order: config.data.order,
             geometry: self.geometry,
-            recipe: config.data.augment.recipe(config.data.lighting_scale),
-            normalisation: self.normalisation,
+            recipe: config.data.augment.recipe(self.colours.lighting),
+            normalisation: self.colours.normalisation.clone(),
             seed: config.train.seed,
             batch: config.train.batch_size,
             start_step: steps.start,
@@ -127,7 +135,7 @@ impl Feed {
                 // Ten crops need room to move.
                 Views::Ten => self.geometry,
             },
-            normalisation: self.normalisation,
+            normalisation: self.colours.normalisation.clone(),
             views,
             batch,
             max_bad_fraction: config.data.max_bad_fraction,
@@ -151,12 +159,6 @@ impl Feed {
             cancel: cancel.clone(),
         }
     }
-}
-
-/// The configured mean and deviation.
-#[must_use]
-pub fn normalisation(data: &DataConfig) -> Normalisation {
-    Normalisation { mean: data.mean.map(|x| x as f32), std: data.std.map(|x| x as f32) }
 }
 
 /// The smallest type that loses nothing: a rank that computes in bf16 would round to it itself.

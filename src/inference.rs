@@ -10,9 +10,10 @@ use tch::Tensor;
 use crate::canonical::Shared;
 use crate::checkpoint;
 use crate::cli::{EvalArgs, PredictArgs, Views as ViewsArg};
-use crate::config::{Config, Gpus, Mode, Override};
+use crate::colours::Colours;
+use crate::config::{Config, Gpus, Mode, Override, Resume};
 use crate::data::{Geometry, Views, load_views};
-use crate::feed::{self, Feed};
+use crate::feed::Feed;
 use crate::launch::{Place, World};
 use crate::net::arch::Architecture;
 use crate::net::loss;
@@ -34,7 +35,9 @@ impl Model {
         let state = checkpoint.state;
         let name = path.display().to_string();
         let none: Vec<Override> = Vec::new();
-        let config = Config::from_toml(&name, &state.config, none)?;
+        let mut config = Config::from_toml(&name, &state.config, none)?;
+        // What the model has besides numbers, such as a mean image, lies in the checkpoint.
+        config.run.resume = Resume::From(path.to_path_buf());
         Ok(Self {
             arch: run::architecture(&config, state.classes.len())?,
             config,
@@ -137,12 +140,13 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
         name: model.class_names.get(i).unwrap_or(id).clone(),
     };
     let classes: Vec<Class> = model.classes.iter().enumerate().map(name).collect();
+    let colours = Colours::find(&model.config)?;
     let lines = world.run(|place| {
         let mut worker = model.worker(&world, place)?;
         args.images
             .iter()
             .map(|path| {
-                let p = probabilities(&model, &mut worker, path, views)?;
+                let p = probabilities(&model, &colours, &mut worker, path, views)?;
                 Ok(describe(path, &p, &classes, args))
             })
             .collect::<Result<Vec<_>>>()
@@ -154,6 +158,7 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
 /// The class probabilities of one image.
 fn probabilities(
     model: &Model,
+    colours: &Colours,
     worker: &mut Worker,
     path: &Path,
     views: Views,
@@ -162,7 +167,7 @@ fn probabilities(
     let side = if data.crop == 0 { model.arch.input as u32 } else { data.crop as u32 };
     let pad = if views == Views::Ten { data.pad as u32 } else { 0 };
     let geometry = Geometry { resize: data.resize as u32, pad, crop: side };
-    let floats = load_views(path, &geometry, &feed::normalisation(data), views)?;
+    let floats = load_views(path, &geometry, &colours.normalisation, views)?;
     let side = i64::from(side);
     let x = Tensor::from_slice(&floats).f_view([-1, side, side, 3])?;
     let kind = worker.net.arena.weights.kind();

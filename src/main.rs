@@ -11,7 +11,7 @@ use alexnet_mgpu::exit::{Exit, exit_of};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
-use alexnet_mgpu::{inference, openmp, pack, run, torch_ext, verify};
+use alexnet_mgpu::{colours, inference, openmp, pack, run, statistics, torch_ext, verify};
 use anyhow::Result;
 use clap::Parser;
 
@@ -40,6 +40,7 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
             bench::pipeline(&args, screen).map(|()| Exit::Ok)
         }
         Command::Pack(args) => pack::run(&args, screen),
+        Command::Stats(args) => statistics::run(&args, screen),
         Command::Eval(args) => inference::eval(&args).map(|()| Exit::Ok),
         Command::Predict(args) => inference::predict(&args).map(|()| Exit::Ok),
     }
@@ -59,7 +60,7 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
         );
     }
     if args.dry_run {
-        describe(&config)?;
+        describe(&colours::resolved(&config)?)?;
         return Ok(Exit::Ok);
     }
     let outcome = session::train(&config, screen, log)?;

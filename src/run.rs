@@ -10,13 +10,15 @@ use tch::Kind;
 use crate::cancel::Cancel;
 use crate::canonical::{self, Tensors};
 use crate::collective::{Narrowed, Wire};
-use crate::config::{Config, Mode, Optimizer as OptimizerChoice, Precision, Wire as WireChoice};
+use crate::config::{
+    Config, Input, Mode, Optimizer as OptimizerChoice, Precision, Wire as WireChoice,
+};
 use crate::data::{BatchReceiver, Loader, Stages};
 use crate::device;
 use crate::exit::{Coded, Exit};
 use crate::feed::Feed;
 use crate::launch::{Place, World};
-use crate::net::arch::Architecture;
+use crate::net::arch::{Architecture, InputForm};
 use crate::net::build::{Cut, Plan, Site};
 use crate::optim::{Optimizer, Rule};
 use crate::params::Sharing;
@@ -193,9 +195,18 @@ pub fn weights_after(config: &Config, num_steps: u64) -> Result<Tensors> {
 /// The configured architecture for `classes` classes.
 ///
 /// # Errors
-/// If its name is unknown.
+/// If its name is unknown, or it cannot be fed as configured.
 pub fn architecture(config: &Config, classes: usize) -> Result<Architecture> {
     let name = config.net.arch.to_string();
-    Architecture::by_name(&name, classes as i64, config.net.dropout)
-        .with_context(|| format!("there is no architecture {name}"))
+    let arch = Architecture::by_name(&name, classes as i64, config.net.dropout)
+        .with_context(|| format!("there is no architecture {name}"))?;
+    let form = match config.net.input {
+        Input::Auto => return Ok(arch),
+        Input::Side227 => InputForm::Side227,
+        Input::Side224Padded => InputForm::Side224Padded,
+        Input::Side224Filled => InputForm::Side224Filled,
+    };
+    arch.with_input(form).with_context(|| {
+        format!("{name} has no 11 x 11 filters to feed {}; set net.input to auto", config.net.input)
+    })
 }

@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 
 use crate::canonical::Shared;
 use crate::checkpoint::Mark;
+use crate::colours;
 use crate::config::{Config, ScheduleKind};
 use crate::data::Views;
 use crate::exit::Exit;
@@ -75,6 +76,7 @@ pub struct Outcome {
 /// # Errors
 /// Whatever makes the run impossible, or ends it.
 pub fn train(config: &Config, screen: &Screen, log: &LogFile) -> Result<Outcome> {
+    let config = &colours::resolved(config)?;
     let session = Session::open(config, screen, log)?;
     crate::stop::install_signals(session.stop.clone())?;
     let topology = session.world.topology;

@@ -36,7 +36,7 @@ pub fn config(arch: Arch, data: &std::path::Path) -> Config {
     config.net.arch = arch;
     if arch != Arch::Alexnet {
         // Only the paper's initial weights are made for pixels of 0 to 255.
-        config.data.std = [64.0; 3];
+        config.data.std = [64.0; 3].into();
     }
     config.net.classes = 10;
     config.data.path = data.display().to_string();

@@ -7,7 +7,7 @@ use alexnet_mgpu::canonical::Tensors;
 use alexnet_mgpu::checkpoint::read_tensors;
 use alexnet_mgpu::collective::Solo;
 use alexnet_mgpu::kernels::lrn::Lrn;
-use alexnet_mgpu::net::arch::{Architecture, InitSpec, LayerSpec, WeightInit};
+use alexnet_mgpu::net::arch::{Architecture, InitSpec, LayerSpec, Padding, WeightInit};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::net::{Mode, Net, Pass, loss};
 use alexnet_mgpu::optim::{Optimizer, Rule};
@@ -29,7 +29,7 @@ fn reduced_paper() -> Architecture {
         filters,
         kernel,
         stride,
-        padding,
+        padding: Padding::from(padding),
         groups,
         init,
     };

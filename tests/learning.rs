@@ -35,7 +35,7 @@ fn overfits(change: impl Fn(&mut Config)) {
         .expect("a writable folder");
     let mut config = Config::default();
     config.data.path = data.display().to_string();
-    config.data.std = [64.0; 3];
+    config.data.std = [64.0; 3].into();
     config.devices.device = DeviceChoice::Cpu;
     config.net.arch = Arch::AlexnetCifar;
     config.net.classes = 10;

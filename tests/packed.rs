@@ -92,8 +92,7 @@ fn drain(loader: Loader) -> Vec<Arc<Batch>> {
     batches
 }
 
-const NORMALISATION: Normalisation =
-    Normalisation { mean: [124.0, 117.0, 104.0], std: [58.0, 57.0, 57.0] };
+const NORMALISATION: Normalisation = Normalisation::new([124.0, 117.0, 104.0], [58.0, 57.0, 57.0]);
 
 /// Two epochs of training as the paper does it.
 fn training(path: &Path, resize: u32, output: Output) -> Vec<Arc<Batch>> {

@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use super::{peak_memory_mib, resident_memory_mib};
 use crate::cancel::Cancel;
 use crate::cli::{BenchPipelineArgs, Input, PackArgs};
-use crate::config::DataConfig;
+use crate::colours::Colours;
+use crate::config::{Config, DataConfig};
 use crate::data::packed::{Format, Manifest};
 use crate::data::{self, BatchReceiver, Delivery, Geometry, Order, Output, Split, TrainLoader};
 use crate::exit::Exit;
@@ -31,15 +32,16 @@ const COPIED_BYTES: usize = 256 << 20;
 pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
     let packed = packed(args, screen)?;
     let data = packed.as_ref().map_or(args.data.clone(), |dir| dir.path().join(PACK));
-    let defaults = DataConfig::default();
+    let config = Config::default();
+    let (defaults, colours) = (&config.data, Colours::find(&config)?);
     let geometry = Geometry { resize: args.resize as u32, pad: 0, crop: args.crop as u32 };
     let threads = feed::num_workers(args.threads);
     let loader = TrainLoader {
         source: data::open(&data, Split::Train)?,
         order: Order::Shuffled,
         geometry,
-        recipe: args.augment.recipe(defaults.lighting_scale),
-        normalisation: feed::normalisation(&defaults),
+        recipe: args.augment.recipe(colours.lighting),
+        normalisation: colours.normalisation,
         seed: 1,
         batch: args.batch,
         start_step: 0,

@@ -6,11 +6,13 @@
 use std::fmt::Display;
 
 use super::{
-    choices::{Mode, Precision, ScheduleKind, Wire},
+    choices::{Arch, Input, Mode, Precision, ScheduleKind, Wire},
+    colours::{Mean, StatsFrom},
     schema::{
         Config, DataConfig, DevicesConfig, NetConfig, RunConfig, ScheduleConfig, TrainConfig,
     },
 };
+use crate::data::Augment;
 
 /// More threads than this is a slip of the finger.
 const MAX_THREADS: usize = 4096;
@@ -119,6 +121,12 @@ fn wire(config: &Config) -> Check {
 fn net(net: &NetConfig) -> Check {
     let few = "must be 2 or more, or 0 to take the number from the data";
     require(net.classes != 1, "net.classes", net.classes, few)?;
+    require(
+        net.input == Input::Auto || net.arch != Arch::AlexnetCifar,
+        "net.input",
+        net.input,
+        "alexnet-cifar takes 32-pixel images; leave it at auto",
+    )?;
     below_one("net.dropout", net.dropout)
 }
 
@@ -132,11 +140,13 @@ fn data(data: &DataConfig) -> Check {
         data.crop,
         "must fit in the image: at most data.resize + 2 data.pad; lower it or raise data.resize",
     )?;
-    let list = |values: &[f64; 3]| format!("{values:?}");
-    let in_range = data.mean.iter().all(|mean| (0.0..=255.0).contains(mean));
-    require(in_range, "data.mean", list(&data.mean), "each must be from 0 to 255")?;
-    let positive = data.std.iter().all(|std| std.is_finite() && *std > 0.0);
-    require(positive, "data.std", list(&data.std), "each must be a finite number above 0")?;
+    require(
+        data.augment != Augment::Torchvision || data.pad == 0,
+        "data.pad",
+        data.pad,
+        "augment = \"torchvision\" takes parts of the image as it is; set it to 0",
+    )?;
+    colours(data)?;
     at_most("data.workers", data.workers, MAX_THREADS)?;
     at_least_one("data.depth", data.depth)?;
     at_most("data.depth", data.depth, MAX_DEPTH)?;
@@ -147,6 +157,39 @@ fn data(data: &DataConfig) -> Check {
     at_least_one("data.generated.train", made.train)?;
     at_least_one("data.generated.test", made.test)?;
     seed("data.generated.seed", made.seed)
+}
+
+fn colours(data: &DataConfig) -> Check {
+    if let Mean::Colour(mean) = &data.mean {
+        let in_range = mean.iter().all(|mean| (0.0..=255.0).contains(mean));
+        require(in_range, "data.mean", data.mean, "each must be from 0 to 255")?;
+    }
+    require(
+        data.mean != Mean::IMAGE || data.stats != StatsFrom::Imagenet,
+        "data.mean",
+        data.mean,
+        "a mean image is fitted to your images: run `alexnet-mgpu stats DATA` and set data.stats to \
+         \"fitted\"",
+    )?;
+    require(
+        data.mean != Mean::IMAGE || data.augment != Augment::Torchvision,
+        "data.mean",
+        data.mean,
+        "it does not lie over the random parts of augment = \"torchvision\"; set it to \"auto\"",
+    )?;
+    if let Some(std) = data.std.numbers() {
+        let positive = std.iter().all(|std| std.is_finite() && *std > 0.0);
+        require(positive, "data.std", data.std, "each must be a finite number above 0")?;
+    }
+    let unit = |[deviation, r, g, b]: &[f64; 4]| {
+        deviation.is_finite() && *deviation >= 0.0 && (r * r + g * g + b * b - 1.0).abs() < 0.01
+    };
+    require(
+        data.components.numbers().is_none_or(|components| components.iter().all(unit)),
+        "data.components",
+        data.components,
+        "each must be a deviation of 0 or more and a direction of length 1",
+    )
 }
 
 fn train(train: &TrainConfig) -> Check {

@@ -82,6 +82,27 @@ pub enum Arch {
     AlexnetCifar,
 }
 
+/// What the first layer is fed; see [`InputForm`](crate::net::arch::InputForm).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Input {
+    /// As the architecture is defined.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// 227 x 227 pixels.
+    #[value(name = "227")]
+    #[serde(rename = "227")]
+    Side227,
+    /// 224 x 224 pixels, zeros on all sides.
+    #[value(name = "224-padded")]
+    #[serde(rename = "224-padded")]
+    Side224Padded,
+    /// 224 x 224 pixels, zeros on the right and at the bottom.
+    #[value(name = "224-filled")]
+    #[serde(rename = "224-filled")]
+    Side224Filled,
+}
+
 /// The update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -141,4 +162,4 @@ macro_rules! display_as_value {
         }
     )*};
 }
-display_as_value!(Mode, DeviceChoice, Arch, Optimizer, Precision, Wire, ScheduleKind);
+display_as_value!(Mode, DeviceChoice, Arch, Input, Optimizer, Precision, Wire, ScheduleKind);

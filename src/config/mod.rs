@@ -6,13 +6,17 @@
 
 mod check;
 mod choices;
+mod colours;
 mod error;
 mod gpus;
 mod keys;
 mod layers;
 mod schema;
 
-pub use choices::{Arch, DeviceChoice, Mode, Optimizer, Precision, Resume, ScheduleKind, Wire};
+pub use choices::{
+    Arch, DeviceChoice, Input, Mode, Optimizer, Precision, Resume, ScheduleKind, Wire,
+};
+pub use colours::{Given, Mean, StatsFrom};
 pub use error::{ConfigError, Origin};
 pub use gpus::Gpus;
 pub use layers::Override;

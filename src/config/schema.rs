@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choices::{Arch, DeviceChoice, Mode, Optimizer, Precision, Resume, ScheduleKind, Wire},
+    choices::{Arch, DeviceChoice, Input, Mode, Optimizer, Precision, Resume, ScheduleKind, Wire},
+    colours::{Given, Mean, StatsFrom},
     gpus::Gpus,
 };
 use crate::data::{Augment, LightingScale, Order};
@@ -103,6 +104,9 @@ impl Default for DevicesConfig {
 pub struct NetConfig {
     /// Which net.
     pub arch: Arch,
+    /// Pixels and zeros that the first layer is fed: `auto` (as the net is defined), `227`,
+    /// `224-padded` (two zeros on each side) or `224-filled` (three on the right and at the bottom).
+    pub input: Input,
     /// How many classes; 0: as many as the data has.
     pub classes: usize,
     /// The probability that a hidden unit of fc6 and fc7 is dropped in training (§4.2).
@@ -114,7 +118,7 @@ pub struct NetConfig {
 
 impl Default for NetConfig {
     fn default() -> Self {
-        Self { arch: Arch::Alexnet, classes: 0, dropout: 0.5, init: None }
+        Self { arch: Arch::Alexnet, input: Input::Auto, classes: 0, dropout: 0.5, init: None }
     }
 }
 
@@ -134,11 +138,19 @@ pub struct DataConfig {
     pub augment: Augment,
     /// The order of training images.
     pub order: Order,
-    /// Subtracted from red, green and blue, on a scale of 0 to 255.
-    pub mean: [f64; 3],
-    /// What red, green and blue are then divided by, on a scale of 0 to 255.
-    pub std: [f64; 3],
-    /// The size of the colour shift of §4.1, whose eigenvalues depend on the scale of a pixel.
+    /// Whose colours `auto` means below: `imagenet`, `fitted` (what `alexnet-mgpu stats` left with
+    /// the data), or the path of such a file.
+    pub stats: StatsFrom,
+    /// Subtracted from pixels of 0 to 255: `auto` (the mean colour), `image` (the mean image, as in
+    /// §2; not with ImageNet's constants), or red, green and blue.
+    pub mean: Mean,
+    /// What red, green and blue are then divided by: `auto` (1, as in the paper; with torchvision's
+    /// recipe the deviation of each), or numbers on the same scale.
+    pub std: Given<[f64; 3]>,
+    /// The principal components of the colours, along which §4.1 shifts them: `auto`, or for each of
+    /// three its standard deviation and its direction, `[deviation, red, green, blue]`.
+    pub components: Given<[[f64; 4]; 3]>,
+    /// The size of the shift, as eigenvalues depend on the scale of a pixel.
     pub lighting_scale: LightingScale,
     /// Threads that decode; 0: chosen from the number of cores.
     pub workers: usize,
@@ -159,10 +171,11 @@ impl Default for DataConfig {
             pad: 0,
             augment: Augment::Paper,
             order: Order::Shuffled,
-            // The mean of ImageNet's training images in the metadata of cuda-convnet2. The paper
-            // subtracts a mean image (§2); over random crops a colour does the same.
-            mean: [127.30, 119.72, 104.91],
-            std: [1.0; 3],
+            stats: StatsFrom::Imagenet,
+            // The paper subtracts a mean image (§2); over random crops a colour does the same.
+            mean: Mean::default(),
+            std: Given::default(),
+            components: Given::default(),
             // The 2012 scale of the noise; `eig01` shifts half as far (fb.resnet.torch's constants).
             lighting_scale: LightingScale::Std,
             workers: 0,

@@ -1,18 +1,19 @@
 //! Which window of an image the network sees, and how it is varied in training.
 //!
 //! Paper: the shorter side is resized to 256 and the central 256x256 square kept (§2); training
-//! takes a random crop of it and its reflection, and shifts its colours (§4.1). Every draw is keyed
-//! by (seed, epoch, image), so it does not depend on batches or threads. The pixels themselves are
-//! handled elsewhere.
+//! takes a random crop of it and its reflection, and shifts its colours (§4.1). torchvision's recipe
+//! takes a random part of the whole image instead. Every draw is keyed by (seed, epoch, image), so
+//! it does not depend on batches or threads. The pixels themselves are handled elsewhere.
 
 use std::ops::Range;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::cover::{Cover, Drawing, Needed, Part, centre};
 use super::error::DataError;
-use super::lighting::LightingScale;
-use super::resample::Axis;
+use super::finish::Normalisation;
+use super::lighting::Lighting;
 use crate::random::{Key, Purpose};
 
 /// Sizes, in pixels, from an image to the network's input.
@@ -70,21 +71,27 @@ impl Geometry {
         }
     }
 
-    /// How a frame of `side` lies over an image: across and down.
-    pub(super) fn axes(side: u32, width: u32, height: u32) -> (Axis, Axis) {
-        let short = width.min(height);
-        let axis = |len: u32| {
-            let scaled = (u64::from(side) * u64::from(len) / u64::from(short)) as u32;
-            let step = f64::from(len) / f64::from(scaled);
-            // Half a pixel goes to the even side, as Python rounds.
-            let offset = (f64::from(scaled - side) / 2.0).round_ties_even();
-            Axis { origin: offset * step, step, len }
-        };
-        (axis(width), axis(height))
+    /// The frame of a `width` x `height` image and what of it is needed, which is told how far a
+    /// window can move; `None` where the frame is the image as it is and not square.
+    pub(super) fn drawing(
+        &self,
+        width: u32,
+        height: u32,
+        needed: impl Fn((u32, u32)) -> Needed,
+    ) -> Option<Drawing> {
+        let side = self.frame_side(width, height).or((width == height).then_some(width))?;
+        let cover = Cover::centre(side, width, height);
+        Some(match needed(self.slack(side, side)) {
+            Needed::Frame => Drawing::whole(cover),
+            Needed::Window(window) => {
+                let (columns, rows) = self.covered(side, window);
+                Drawing { cover, columns, rows }
+            }
+        })
     }
 
     /// The columns and rows of a frame of `side` that a window shows.
-    pub(super) fn covered(&self, side: u32, window: Window) -> (Range<u32>, Range<u32>) {
+    fn covered(&self, side: u32, window: Window) -> (Range<u32>, Range<u32>) {
         let range = |from: u32| {
             let inside = |at: u32| at.saturating_sub(self.pad).min(side);
             inside(from)..inside(from + self.crop)
@@ -105,6 +112,9 @@ pub enum Augment {
     /// Random crop, reflection and lighting (§4.1).
     #[default]
     Paper,
+    /// torchvision's: a random part of the image, of 8 to 100 % of its area and a shape of 3:4 to
+    /// 4:3, resized, and reflection.
+    Torchvision,
     /// Random crop and reflection.
     CropFlip,
     /// Central crop and reflection.
@@ -114,11 +124,12 @@ pub enum Augment {
 }
 
 impl Augment {
-    /// What the name stands for; `scale` matters where there is lighting.
+    /// What the name stands for; `lighting` matters where there is any.
     #[must_use]
-    pub fn recipe(self, scale: LightingScale) -> Recipe {
+    pub fn recipe(self, lighting: impl Into<Lighting>) -> Recipe {
         let (crop, flip, lighting) = match self {
-            Self::Paper => (CropAt::Random, Flip::Random, Some(scale)),
+            Self::Paper => (CropAt::Random, Flip::Random, Some(lighting.into())),
+            Self::Torchvision => (CropAt::Part, Flip::Random, None),
             Self::CropFlip => (CropAt::Random, Flip::Random, None),
             Self::Flip => (CropAt::Centre, Flip::Random, None),
             Self::None => (CropAt::Centre, Flip::Never, None),
@@ -134,6 +145,8 @@ pub enum CropAt {
     Random,
     /// In the middle.
     Centre,
+    /// All of a random part of the image, which is the frame: `resize` and `pad` do not apply.
+    Part,
 }
 
 /// Whether images are reflected left to right.
@@ -146,14 +159,14 @@ pub enum Flip {
 }
 
 /// How training images are varied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
     /// The position of the crop.
     pub crop: CropAt,
     /// Reflection.
     pub flip: Flip,
     /// Colour noise, if any.
-    pub lighting: Option<LightingScale>,
+    pub lighting: Option<Lighting>,
 }
 
 /// A square of `crop` pixels in the padded frame.
@@ -182,10 +195,49 @@ impl Showing {
 }
 
 impl Recipe {
+    /// Whether the recipe can be followed with these sizes and this normalisation.
+    ///
+    /// # Errors
+    /// [`DataError::Geometry`] if parts of an image are to be padded, or to have a mean image, which
+    /// lies over a whole frame.
+    pub fn check(
+        &self,
+        geometry: &Geometry,
+        normalisation: &Normalisation,
+    ) -> Result<(), DataError> {
+        let pad = geometry.pad;
+        let reason = match self.crop {
+            CropAt::Part if pad > 0 => {
+                format!("a random part of an image is not padded; set pad to 0, not {pad}")
+            }
+            CropAt::Part if normalisation.mean_image.is_some() => {
+                "random parts of images have no mean image; subtract a mean colour".into()
+            }
+            _ => return Ok(()),
+        };
+        Err(DataError::Geometry { reason })
+    }
+
+    /// What this showing needs of a `width` x `height` image; `None` where that is its frame as it
+    /// is.
+    pub(super) fn drawing(
+        &self,
+        geometry: &Geometry,
+        (width, height): (u32, u32),
+        showing: Showing,
+    ) -> Option<Drawing> {
+        if self.crop == CropAt::Part {
+            let part = Part::random(width, height, showing.key(Purpose::Crop));
+            return Some(Drawing::whole(Cover::part(geometry.crop, part)));
+        }
+        geometry.drawing(width, height, |slack| Needed::Window(self.window(slack, showing)))
+    }
+
     /// The window of this showing, where windows can move by `slack`.
     pub(super) fn window(&self, slack: (u32, u32), showing: Showing) -> Window {
         let (left, top) = match self.crop {
-            CropAt::Centre => (slack.0 / 2, slack.1 / 2),
+            CropAt::Part => (0, 0),
+            CropAt::Centre => (centre(slack.0), centre(slack.1)),
             CropAt::Random => {
                 let key = showing.key(Purpose::Crop);
                 let draw = |index, slack| key.below(index, u64::from(slack) + 1) as u32;
@@ -201,6 +253,6 @@ impl Recipe {
 
     /// The colour shift of this showing in grey levels.
     pub(super) fn shift(&self, showing: Showing) -> [f32; 3] {
-        self.lighting.map_or([0.0; 3], |scale| scale.shift(showing.key(Purpose::Lighting)))
+        self.lighting.map_or([0.0; 3], |lighting| lighting.shift(showing.key(Purpose::Lighting)))
     }
 }

@@ -23,7 +23,7 @@ pub struct EvalLoader {
     pub source: Images,
     /// From image to network input.
     pub geometry: Geometry,
-    /// Mean and deviation.
+    /// What is subtracted, and what divides.
     pub normalisation: Normalisation,
     /// The crops of each image.
     pub views: Views,
@@ -87,8 +87,8 @@ impl Filler for EvalFiller {
     ) -> Result<Option<(i64, u32)>, DataError> {
         let EvalLoader { source, geometry, normalisation, views, .. } = &self.config;
         let sample = self.start + position;
-        let loaded = worker.load(&**source, sample, geometry, |slack| views.needed(slack));
-        let loaded = match loaded {
+        let drawing = |width, height| geometry.drawing(width, height, |slack| views.needed(slack));
+        let loaded = match worker.load(&**source, sample, drawing) {
             Ok(loaded) => loaded,
             Err(reason) => {
                 self.bad.note(&**source, sample, reason);
@@ -96,7 +96,7 @@ impl Filler for EvalFiller {
             }
         };
         let windows = |slack| views.windows(slack);
-        worker.finish(loaded, geometry, normalisation, [0.0; 3], windows, out);
+        worker.finish(loaded, geometry, normalisation, [0.0; 3], windows, out)?;
         Ok(Some((source.label(sample) as i64, sample as u32)))
     }
 

@@ -1,28 +1,40 @@
 //! The last pass over pixels: window, reflection, lighting, mean and deviation, and the cast.
 //!
 //! One read of the bytes and one write of the output. Per-channel factors are laid out as long as
-//! a row, so the inner loop is one multiply-add per value without a branch. Large `f32` images are
-//! streamed past the cache. It does not know where windows or shifts come from.
+//! a row, so the inner loop is one multiply-add per value without a branch; a mean image adds one
+//! subtraction. Large `f32` images are streamed past the cache. It does not know where windows or
+//! shifts come from.
+
+use std::sync::Arc;
 
 use half::bf16;
 
 use super::augment::Window;
 use super::error::DataError;
+use super::mean_image::MeanImage;
 use crate::kernels::real::Real;
 use crate::kernels::shuffle;
 use crate::kernels::simd::{self, Kernel};
-use crate::kernels::stream::{self, LINE, Stream};
+use crate::kernels::stream::{self, LINE, Line, Stream};
 
-/// Mean and deviation per channel (red, green, blue), in grey levels (0 to 255).
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What is subtracted from pixels and what they are divided by, in grey levels (0 to 255), red first.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Normalisation {
-    /// Subtracted from every pixel.
+    /// Subtracted from every pixel, unless there is a mean image. Padding has this colour.
     pub mean: [f32; 3],
     /// Divides what remains; 1 as in the paper, which only subtracts the mean.
     pub std: [f32; 3],
+    /// Subtracted from the frame pixel by pixel (§2).
+    pub mean_image: Option<Arc<MeanImage>>,
 }
 
 impl Normalisation {
+    /// A mean colour and deviations.
+    #[must_use]
+    pub const fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
+        Self { mean, std, mean_image: None }
+    }
+
     /// Whether every number is finite and every deviation positive.
     ///
     /// # Errors
@@ -33,9 +45,30 @@ impl Normalisation {
         if ok {
             return Ok(());
         }
-        let Self { mean, std } = self;
+        let Self { mean, std, .. } = self;
         let reason = format!("mean {mean:?} must be finite and std {std:?} finite and positive");
         Err(DataError::Geometry { reason })
+    }
+
+    /// Whether `frame` can be normalised.
+    ///
+    /// # Errors
+    /// [`DataError::Geometry`] if there is a mean image of another size.
+    pub(super) fn check_frame(&self, frame: Frame<'_>) -> Result<(), DataError> {
+        match &self.mean_image {
+            Some(mean) if !mean.fits(frame) => {
+                let reason = format!(
+                    "the mean image is {}x{} and an image to subtract it from {}x{}; resize images \
+                     to one size, or subtract a mean colour",
+                    mean.width(),
+                    mean.height(),
+                    frame.width,
+                    frame.height
+                );
+                Err(DataError::Geometry { reason })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -53,28 +86,33 @@ pub struct Frame<'a> {
 /// Factors and scratch of the pass, each a row of the output long.
 #[derive(Debug, Default)]
 pub(super) struct Finisher {
-    factors: Factors,
+    scale: Vec<f32>,
+    offset: Vec<f32>,
+    mean_image: Option<Arc<MeanImage>>,
     mirrored: Vec<u8>,
     padding: [u8; 3],
 }
 
-/// `out = pixel * scale + offset`, for every value of a row.
-#[derive(Debug, Default)]
-pub(super) struct Factors {
-    scale: Vec<f32>,
-    offset: Vec<f32>,
+/// Values of one row, all slices as long: `out = pixel * scale + offset`, or with a mean image
+/// `out = (pixel - mean) * scale + offset`.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pixels: &'a [u8],
+    scale: &'a [f32],
+    offset: &'a [f32],
+    mean: Option<&'a [f32]>,
 }
 
 /// An element type the pass can write.
 pub(super) trait Pixel: Copy + Default + Send + Sync {
-    /// Writes a row of pixels that begins at value `first` of the output's row.
-    fn row(
-        pixels: &[u8],
-        factors: &Factors,
-        first: usize,
-        out: &mut [Self],
-        stream: Option<&Stream>,
-    );
+    /// Writes a row of pixels.
+    fn row(row: Row<'_>, out: &mut [Self], stream: Option<&Stream>);
+    /// Writes a row of pixels in reverse order.
+    #[inline(always)]
+    fn mirrored_row(row: Row<'_>, scratch: &mut [u8], out: &mut [Self], stream: Option<&Stream>) {
+        mirror(row.pixels, scratch);
+        Self::row(Row { pixels: scratch, ..row }, out, stream);
+    }
     /// What a padding pixel of colour `mean` becomes.
     fn padding(mean: [u8; 3]) -> [Self; 3];
 }
@@ -82,17 +120,24 @@ pub(super) trait Pixel: Copy + Default + Send + Sync {
 /// From this size on an image is streamed: a batch of such will have left the cache when it is read.
 const STREAMED_BYTES: usize = 1 << 16;
 
+/// How many rows before its turn a mirrored row is asked for: a few microseconds of work.
+const ROWS_AHEAD: usize = 8;
+
 impl Finisher {
     /// Sets `out[y, x, c] = (pixel + shift_c - mean_c) / std_c` for the coming images of side
-    /// `crop`.
+    /// `crop`; with a mean image the mean is that of the pixel.
     pub(super) fn set(&mut self, crop: u32, normalisation: &Normalisation, shift: [f32; 3]) {
         let len = crop as usize * 3;
-        let Normalisation { mean, std } = normalisation;
+        let Normalisation { mean, std, mean_image } = normalisation;
         let scale = std.map(|std| 1.0 / std);
-        let offset = [0, 1, 2].map(|c| (shift[c] - mean[c]) * scale[c]);
+        let offset = match mean_image {
+            None => [0, 1, 2].map(|c| (shift[c] - mean[c]) * scale[c]),
+            Some(_) => [0, 1, 2].map(|c| shift[c] * scale[c]),
+        };
+        self.mean_image.clone_from(mean_image);
         self.padding = mean.map(|mean| (mean + 0.5) as u8);
         self.mirrored.resize(len, 0);
-        let rows = [(&mut self.factors.scale, scale), (&mut self.factors.offset, offset)];
+        let rows = [(&mut self.scale, scale), (&mut self.offset, offset)];
         for (row, factors) in rows {
             row.resize(len, 0.0);
             row.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&factors));
@@ -125,7 +170,8 @@ struct Cut<'a, P> {
 impl<P: Pixel> Kernel for Cut<'_, P> {
     #[inline(always)]
     fn run(self) {
-        let Self { finisher: Finisher { factors, mirrored, padding }, frame, window, .. } = self;
+        let Self { finisher, frame, window, .. } = self;
+        let Finisher { scale, offset, mean_image, mirrored, padding } = finisher;
         let row_len = mirrored.len();
         let crop = row_len / 3;
         let (width, height) = (frame.width as usize, frame.height as usize);
@@ -140,17 +186,27 @@ impl<P: Pixel> Kernel for Cut<'_, P> {
                 fill(out_row, padding);
                 continue;
             }
-            let from = ((y - pad) * width + left + start - pad) * 3;
-            let mut pixels = &frame.pixels[from..][..(end - start) * 3];
-            let mut place = start * 3..end * 3;
-            if window.mirrored {
-                mirror(pixels, &mut mirrored[..pixels.len()]);
-                pixels = &mirrored[..pixels.len()];
-                place = (crop - end) * 3..(crop - start) * 3;
-            }
+            let (x, num) = (left + start - pad, end - start);
+            let row = |y: usize| &frame.pixels[((y - pad) * width + x) * 3..][..num * 3];
+            let place = match window.mirrored {
+                false => start * 3..end * 3,
+                true => (crop - end) * 3..(crop - start) * 3,
+            };
             fill(&mut out_row[..place.start], padding);
             fill(&mut out_row[place.end..], padding);
-            P::row(pixels, factors, place.start, &mut out_row[place], self.stream);
+            let (scale, offset) = (&scale[place.clone()], &offset[place.clone()]);
+            let mean = mean_image.as_ref().map(|mean| mean.row(y - pad, x, num, window.mirrored));
+            let values = Row { pixels: row(y), scale, offset, mean };
+            let out_row = &mut out_row[place];
+            if !window.mirrored {
+                P::row(values, out_row, self.stream);
+                continue;
+            }
+            // Processors load ahead for reads in rising order only.
+            if (pad..pad + height).contains(&(y + ROWS_AHEAD)) {
+                stream::prefetch(row(y + ROWS_AHEAD));
+            }
+            P::mirrored_row(values, &mut mirrored[..num * 3], out_row, self.stream);
         }
     }
 }
@@ -176,8 +232,13 @@ fn mirror(pixels: &[u8], out: &mut [u8]) {
 
 impl Pixel for u8 {
     #[inline(always)]
-    fn row(pixels: &[u8], _: &Factors, _: usize, out: &mut [u8], _: Option<&Stream>) {
-        out.copy_from_slice(pixels);
+    fn row(row: Row<'_>, out: &mut [u8], _: Option<&Stream>) {
+        out.copy_from_slice(row.pixels);
+    }
+
+    #[inline(always)]
+    fn mirrored_row(row: Row<'_>, _: &mut [u8], out: &mut [u8], _: Option<&Stream>) {
+        mirror(row.pixels, out);
     }
 
     #[inline(always)]
@@ -188,8 +249,8 @@ impl Pixel for u8 {
 
 impl Pixel for bf16 {
     #[inline(always)]
-    fn row(pixels: &[u8], factors: &Factors, first: usize, out: &mut [bf16], _: Option<&Stream>) {
-        factors.apply(pixels, first, out, bf16::narrow);
+    fn row(row: Row<'_>, out: &mut [bf16], _: Option<&Stream>) {
+        row.apply(out, bf16::narrow);
     }
 
     #[inline(always)]
@@ -200,30 +261,16 @@ impl Pixel for bf16 {
 
 impl Pixel for f32 {
     #[inline(always)]
-    fn row(
-        pixels: &[u8],
-        factors: &Factors,
-        first: usize,
-        out: &mut [f32],
-        stream: Option<&Stream>,
-    ) {
+    fn row(row: Row<'_>, out: &mut [f32], stream: Option<&Stream>) {
         let Some(stream) = stream else {
-            return factors.apply(pixels, first, out, |x| x);
+            return row.apply(out, |x| x);
         };
         let (head, body, tail) = stream::lines(out);
-        let (before, pixels) = pixels.split_at(head.len());
-        factors.apply(before, first, head, |x| x);
-        let first = first + head.len();
-        let (blocks, after) = pixels.as_chunks::<LINE>();
-        let (scales, _) = factors.scale[first..].as_chunks::<LINE>();
-        let (offsets, _) = factors.offset[first..].as_chunks::<LINE>();
-        let last = first + body.len() * LINE;
-        for (((line, block), scale), offset) in body.iter_mut().zip(blocks).zip(scales).zip(offsets)
-        {
-            let value = |i: usize| f32::from(block[i]) * scale[i] + offset[i];
-            stream.store(line, std::array::from_fn(value));
-        }
-        factors.apply(after, last, tail, |x| x);
+        let (before, row) = row.split_at(head.len());
+        let (lines, after) = row.split_at(body.len() * LINE);
+        before.apply(head, |x| x);
+        lines.stream(body, stream);
+        after.apply(tail, |x| x);
     }
 
     #[inline(always)]
@@ -232,13 +279,59 @@ impl Pixel for f32 {
     }
 }
 
-impl Factors {
-    /// Writes `cast` of every pixel, times its scale, plus its offset.
+impl<'a> Row<'a> {
     #[inline(always)]
-    fn apply<P>(&self, pixels: &[u8], first: usize, out: &mut [P], cast: impl Fn(f32) -> P) {
-        let factors = self.scale[first..].iter().zip(&self.offset[first..]);
-        for ((out, &pixel), (scale, offset)) in out.iter_mut().zip(pixels).zip(factors) {
-            *out = cast(f32::from(pixel) * scale + offset);
+    fn split_at(self, at: usize) -> (Self, Self) {
+        let (pixels, pixels_after) = self.pixels.split_at(at);
+        let (scale, scale_after) = self.scale.split_at(at);
+        let (offset, offset_after) = self.offset.split_at(at);
+        let (mean, mean_after) = self.mean.map(|mean| mean.split_at(at)).unzip();
+        let before = Row { pixels, scale, offset, mean };
+        let pixels = pixels_after;
+        let after = Row { pixels, scale: scale_after, offset: offset_after, mean: mean_after };
+        (before, after)
+    }
+
+    /// Writes `cast` of every value.
+    #[inline(always)]
+    fn apply<P>(self, out: &mut [P], cast: impl Fn(f32) -> P) {
+        let values = out.iter_mut().zip(self.pixels).zip(self.scale).zip(self.offset);
+        match self.mean {
+            None => {
+                for (((out, &pixel), scale), offset) in values {
+                    *out = cast(f32::from(pixel) * scale + offset);
+                }
+            }
+            Some(mean) => {
+                for ((((out, &pixel), scale), offset), mean) in values.zip(mean) {
+                    *out = cast((f32::from(pixel) - mean) * scale + offset);
+                }
+            }
+        }
+    }
+
+    /// Writes whole lines past the cache.
+    #[inline(always)]
+    fn stream(self, out: &mut [Line], stream: &Stream) {
+        let pixels = self.pixels.as_chunks::<LINE>().0;
+        let (scales, offsets) =
+            (self.scale.as_chunks::<LINE>().0, self.offset.as_chunks::<LINE>().0);
+        let lines = out.iter_mut().zip(pixels).zip(scales).zip(offsets);
+        match self.mean {
+            None => {
+                for (((line, pixels), scale), offset) in lines {
+                    let value = |i: usize| f32::from(pixels[i]) * scale[i] + offset[i];
+                    stream.store(line, std::array::from_fn(value));
+                }
+            }
+            Some(mean) => {
+                for ((((line, pixels), scale), offset), mean) in
+                    lines.zip(mean.as_chunks::<LINE>().0)
+                {
+                    let value = |i: usize| (f32::from(pixels[i]) - mean[i]) * scale[i] + offset[i];
+                    stream.store(line, std::array::from_fn(value));
+                }
+            }
         }
     }
 }

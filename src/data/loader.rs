@@ -173,7 +173,8 @@ pub(super) fn spawn(
     Ok(Loader { receivers, bad, stages, thread })
 }
 
-fn pool(workers: usize) -> Result<ThreadPool, DataError> {
+/// A pool of `workers` threads.
+pub(super) fn pool(workers: usize) -> Result<ThreadPool, DataError> {
     ThreadPoolBuilder::new()
         .num_threads(workers)
         .thread_name(|index| format!("decode-{index}"))

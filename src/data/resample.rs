@@ -1,7 +1,7 @@
 //! Resizes a region of planes to interleaved RGB8: antialiased bilinear, as Pillow defines it.
 //!
 //! Each output sample is a weighted mean under a triangle as wide as the scale, cut off at the
-//! image's border. Columns are weighed first, straight from column-major planes, then rows, a strip
+//! border of what is drawn. Columns are weighed first, straight from column-major planes, then rows, a strip
 //! of the output at a time so that all between stays in the first cache. Colour planes go from
 //! their own resolution to that of the output in the same step, so they are never enlarged, and
 //! colours are converted at the output's resolution.
@@ -18,8 +18,9 @@ use crate::kernels::simd::{self, Kernel, LANES};
 pub(super) struct Axis {
     pub(super) origin: f64,
     pub(super) step: f64,
-    /// Image pixels.
-    pub(super) len: u32,
+    /// The image pixels that have a weight, `first..end`: the image, or the part of it drawn.
+    pub(super) first: u32,
+    pub(super) end: u32,
 }
 
 /// The weights of one direction, as many for every output sample.
@@ -37,21 +38,23 @@ impl Taps {
     pub(super) fn set(&mut self, axis: Axis, coarseness: usize, range: Range<u32>) {
         let step = axis.step / coarseness as f64;
         let origin = axis.origin / coarseness as f64;
-        let len = (axis.len as usize).div_ceil(coarseness);
+        let low = axis.first as usize / coarseness;
+        let high = (axis.end as usize).div_ceil(coarseness);
         let radius = step.max(1.0);
         let centre = |i: u32| origin + (f64::from(i) + 0.5) * step;
         // The samples whose weights are not zero.
         let support = |i: u32| {
             let first = (centre(i) - radius + 0.5).floor().max(0.0) as usize;
             let end = (centre(i) + radius - 0.5).ceil().max(0.0) as usize;
-            first.min(len - 1)..end.clamp(first.min(len - 1) + 1, len)
+            let first = first.clamp(low, high - 1);
+            first..end.clamp(first + 1, high)
         };
         self.num = range.clone().map(|i| support(i).len()).max().unwrap_or(0);
         self.starts.clear();
         self.weights.clear();
         for i in range {
             let (centre, support) = (centre(i), support(i));
-            let start = support.start.min(len - self.num);
+            let start = support.start.min(high - self.num);
             let weight = |at: usize| match support.contains(&at) {
                 true => (1.0 - ((at as f64 + 0.5 - centre) / radius).abs()).max(0.0),
                 false => 0.0,

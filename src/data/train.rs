@@ -13,7 +13,7 @@ use super::finish::{Normalisation, Pixel};
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
 use super::order::{EpochOrder, Order};
 use super::source::Images;
-use super::worker::{Loaded, Needed, Worker};
+use super::worker::{Loaded, Worker};
 
 /// How many images in a row are tried before giving up.
 const MAX_TRIES: usize = 16;
@@ -29,7 +29,7 @@ pub struct TrainLoader {
     pub geometry: Geometry,
     /// How images are varied.
     pub recipe: Recipe,
-    /// Mean and deviation.
+    /// What is subtracted, and what divides.
     pub normalisation: Normalisation,
     /// The seed of the run.
     pub seed: u64,
@@ -59,6 +59,7 @@ impl TrainLoader {
     /// If the batch is zero, a share reaches beyond it, or there is no consumer or worker.
     pub fn spawn(self, delivery: Delivery) -> Result<Loader, DataError> {
         self.geometry.check()?;
+        self.recipe.check(&self.geometry, &self.normalisation)?;
         self.normalisation.check()?;
         let (batch, len) = (self.batch, self.source.len());
         if batch > len {
@@ -97,12 +98,12 @@ impl TrainFiller {
     ) -> Result<(usize, Loaded<'_>), DataError> {
         let sample = showing.sample;
         let TrainLoader { geometry, recipe, .. } = &self.config;
-        let needed = |slack| Needed::Window(recipe.window(slack, showing));
+        let drawing = |width, height| recipe.drawing(geometry, (width, height), showing);
         let source = &*self.config.source;
         let tries = MAX_TRIES.min(source.len());
         let mut first_reason = None;
         for index in (sample..sample + tries).map(|index| index % source.len()) {
-            match worker.load(source, index, geometry, needed) {
+            match worker.load(source, index, drawing) {
                 Ok(loaded) => return Ok((index, loaded)),
                 Err(reason) => {
                     first_reason.get_or_insert_with(|| reason.clone());
@@ -147,7 +148,7 @@ impl Filler for TrainFiller {
         let (shown, loaded) = self.load(worker, showing)?;
         let shift = recipe.shift(showing);
         let window = |slack| [recipe.window(slack, showing)];
-        worker.finish(loaded, geometry, normalisation, shift, window, out);
+        worker.finish(loaded, geometry, normalisation, shift, window, out)?;
         Ok(Some((source.label(shown) as i64, shown as u32)))
     }
 

@@ -8,10 +8,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::augment::{Geometry, Window};
+use super::cover::{Needed, centre};
 use super::error::DataError;
 use super::finish::Normalisation;
 use super::folder::read_file;
-use super::worker::{Loaded, Needed, Worker};
+use super::worker::{Loaded, Worker};
 
 /// Which crops of an image a test looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +21,9 @@ pub enum Views {
     /// The central crop.
     #[default]
     Centre,
-    /// The paper's ten: top left, top right, bottom left, bottom right, centre; then the same five
-    /// mirrored.
+    /// The paper's ten, in torchvision's order: top left, top right, bottom left, bottom right,
+    /// centre; then the same places of the reflected image, so that the sixth is the second
+    /// mirrored. The last is the fifth mirrored even where no place is exactly in the middle.
     Ten,
 }
 
@@ -39,7 +41,7 @@ impl Views {
     pub(super) fn needed(self, slack: (u32, u32)) -> Needed {
         match self {
             Self::Centre => {
-                let (left, top) = (slack.0 / 2, slack.1 / 2);
+                let (left, top) = (centre(slack.0), centre(slack.1));
                 Needed::Window(Window { left, top, mirrored: false })
             }
             Self::Ten => Needed::Frame,
@@ -49,15 +51,17 @@ impl Views {
     /// The windows, where a window can move by `slack` (columns, rows).
     pub(super) fn windows(self, slack: (u32, u32)) -> impl Iterator<Item = Window> {
         let (right, bottom) = slack;
-        let centre = (right / 2, bottom / 2);
-        let places = [(0, 0), (right, 0), (0, bottom), (right, bottom), centre];
+        let middle = (centre(right), centre(bottom));
+        let places = [(0, 0), (right, 0), (0, bottom), (right, bottom), middle];
+        let reflected = [places[1], places[0], places[3], places[2], middle];
         let chosen = match self {
             Self::Centre => 4..5,
             Self::Ten => 0..10,
         };
         chosen.map(move |view| {
-            let (left, top) = places[view % 5];
-            Window { left, top, mirrored: view >= 5 }
+            let mirrored = view >= 5;
+            let (left, top) = if mirrored { reflected[view - 5] } else { places[view] };
+            Window { left, top, mirrored }
         })
     }
 }
@@ -78,10 +82,10 @@ pub fn load_views(
     read_file(path, &mut bytes).map_err(DataError::io("read", path))?;
     let mut worker = Worker::default();
     let name = path.display().to_string();
-    let needed = |slack| views.needed(slack);
-    worker.decode(&bytes, geometry, needed).map_err(|source| DataError::Decode { name, source })?;
+    let drawing = |width, height| geometry.drawing(width, height, |slack| views.needed(slack));
+    worker.decode(&bytes, drawing).map_err(|source| DataError::Decode { name, source })?;
     let mut out = vec![0.0; views.num() * geometry.num_values()];
     let windows = |slack| views.windows(slack);
-    worker.finish(Loaded::Worker, geometry, normalisation, [0.0; 3], windows, &mut out);
+    worker.finish(Loaded::Worker, geometry, normalisation, [0.0; 3], windows, &mut out)?;
     Ok(out)
 }

@@ -4,25 +4,18 @@
 
 use std::time::Instant;
 
-use fast_image_resize::images::{Image as ResizeTarget, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image as ResizeTarget, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::augment::{Geometry, Window};
+use super::cover::{Cover, Drawing};
 use super::decode::{DecodeError, Decoder, Image, check_size};
+use super::error::DataError;
 use super::finish::{Finisher, Frame, Normalisation, Pixel};
 use super::jpeg::{RegionDecoder, Unsupported};
 use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
 use super::source::{Content, Source};
 use super::stages::Stages;
-
-/// What of the frame will be looked at.
-#[derive(Clone, Copy)]
-pub(super) enum Needed {
-    /// All of it.
-    Frame,
-    /// One window.
-    Window(Window),
-}
 
 /// Where the frame of an image lies.
 #[derive(Clone, Copy)]
@@ -65,24 +58,27 @@ struct Region {
 impl Worker {
     /// Makes the frame of image `index`; the error is the reason, without the image's name.
     ///
-    /// `needed` is told how far a window can move; the rest of the frame is left unspecified.
+    /// `drawing` is told the image's width and height; `None` takes the image as it is.
     pub(super) fn load<'s>(
         &mut self,
         source: &'s dyn Source,
         index: usize,
-        geometry: &Geometry,
-        needed: impl Fn((u32, u32)) -> Needed,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
     ) -> Result<Loaded<'s>, String> {
         match source.frame(index) {
-            Some(frame) => Ok(self.take(frame, geometry)),
-            None => self.read(source, index, geometry, needed).map(|()| Loaded::Worker),
+            Some(frame) => Ok(self.take(frame, drawing)),
+            None => self.read(source, index, drawing).map(|()| Loaded::Worker),
         }
     }
 
     /// Takes pixels as they lie, or resizes them.
-    fn take<'s>(&mut self, frame: Frame<'s>, geometry: &Geometry) -> Loaded<'s> {
+    fn take<'s>(
+        &mut self,
+        frame: Frame<'s>,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) -> Loaded<'s> {
         self.content = None;
-        self.resize(Some(frame), geometry);
+        self.resize(Some(frame), drawing);
         if self.side.is_some() { Loaded::Worker } else { Loaded::Source(frame) }
     }
 
@@ -90,8 +86,7 @@ impl Worker {
         &mut self,
         source: &dyn Source,
         index: usize,
-        geometry: &Geometry,
-        needed: impl Fn((u32, u32)) -> Needed,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
     ) -> Result<(), String> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let begun = Instant::now();
@@ -100,12 +95,10 @@ impl Worker {
         self.content = content.as_ref().ok().copied();
         let loaded = match content {
             Err(error) => Err(format!("cannot read: {error}")),
-            Ok(Content::Encoded) => {
-                self.decode(&bytes, geometry, needed).map_err(|error| error.to_string())
-            }
+            Ok(Content::Encoded) => self.decode(&bytes, drawing).map_err(|error| error.to_string()),
             Ok(Content::Rgb { width, height }) => {
                 let image = self.image.reset(width, height).map(|to| to.copy_from_slice(&bytes));
-                image.map(|()| self.resize(None, geometry)).map_err(|error| error.to_string())
+                image.map(|()| self.resize(None, drawing)).map_err(|error| error.to_string())
             }
         };
         self.bytes = bytes;
@@ -121,19 +114,37 @@ impl Worker {
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
-        geometry: &Geometry,
-        needed: impl Fn((u32, u32)) -> Needed,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
     ) -> Result<(), DecodeError> {
-        let drawn = self.region.draw(bytes, geometry, needed, &mut self.square, &mut self.stages);
-        if let Ok(Drawn { side, is_resized }) = drawn {
-            (self.side, self.is_resized) = (Some(side), is_resized);
-            return Ok(());
+        match self.decode_region(bytes, &drawing) {
+            Ok(()) => Ok(()),
+            Err(Unsupported) => self.decode_whole(bytes, drawing),
         }
+    }
+
+    /// Decodes and resizes only what is needed of an image, if it is one of those where that can be
+    /// done.
+    pub(super) fn decode_region(
+        &mut self,
+        bytes: &[u8],
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) -> Result<(), Unsupported> {
+        let drawn = self.region.draw(bytes, drawing, &mut self.square, &mut self.stages)?;
+        (self.side, self.is_resized) = (Some(drawn.side), drawn.is_resized);
+        Ok(())
+    }
+
+    /// Decodes all of an image and resizes it: the way of every format.
+    pub(super) fn decode_whole(
+        &mut self,
+        bytes: &[u8],
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) -> Result<(), DecodeError> {
         let begun = Instant::now();
         let decoded = self.decoder.decode(bytes, &mut self.image);
         self.stages.decode += begun.elapsed();
         decoded?;
-        self.resize(None, geometry);
+        self.resize(None, drawing);
         Ok(())
     }
 
@@ -147,6 +158,9 @@ impl Worker {
     ///
     /// `windows` is told how far a window can move in the frame and yields as many windows as `out`
     /// has room for.
+    ///
+    /// # Errors
+    /// [`DataError::Geometry`] if the mean image is not of the frame's size.
     pub(super) fn finish<P: Pixel, W: IntoIterator<Item = Window>>(
         &mut self,
         loaded: Loaded<'_>,
@@ -155,45 +169,68 @@ impl Worker {
         shift: [f32; 3],
         windows: impl FnOnce((u32, u32)) -> W,
         out: &mut [P],
-    ) {
+    ) -> Result<(), DataError> {
         let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
-        let frame = match (loaded, self.side) {
-            (Loaded::Source(frame), _) => frame,
-            (Loaded::Worker, Some(side)) => {
-                Frame { width: side, height: side, pixels: &self.square }
-            }
-            (Loaded::Worker, None) => whole(&self.image),
-        };
+        let frame = frame(loaded, self.side, &self.square, &self.image);
+        normalisation.check_frame(frame)?;
         let windows = windows(geometry.slack(frame.width, frame.height));
         for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
             self.finisher.window(frame, geometry.pad, window, out);
         }
         self.stages.finish += begun.elapsed();
+        Ok(())
+    }
+
+    /// The picture of the image last loaded that windows are cut from.
+    pub(super) fn frame<'a>(&'a self, loaded: Loaded<'a>) -> Frame<'a> {
+        frame(loaded, self.side, &self.square, &self.image)
     }
 
     /// Makes the frame of `picture`, or else of the decoded image.
-    fn resize(&mut self, picture: Option<Frame<'_>>, geometry: &Geometry) {
+    fn resize(
+        &mut self,
+        picture: Option<Frame<'_>>,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
+    ) {
         let Frame { width, height, pixels } = picture.unwrap_or_else(|| whole(&self.image));
-        self.side = geometry.frame_side(width, height);
-        self.is_resized = self.side.is_some();
-        let Some(side) = self.side else { return };
+        // The whole frame costs little more than the columns and rows that are needed.
+        let cover = drawing(width, height).map(|drawing| drawing.cover);
+        let cover = cover.filter(|cover| !cover.is_as_stored(width, height));
+        self.side = cover.map(|cover| cover.side);
+        self.is_resized = cover.is_some();
+        let Some(Cover { side, x, y }) = cover else { return };
         let begun = Instant::now();
         self.square.resize(side as usize * side as usize * 3, 0);
         let from = ImageRef::new(width, height, pixels, PixelType::U8x3)
             .expect("an image has width * height * 3 bytes");
+        let part = CroppedImage::new(&from, x.first, y.first, x.end - x.first, y.end - y.first)
+            .expect("a frame lies over the image");
         let mut to = ResizeTarget::from_slice_u8(side, side, &mut self.square, PixelType::U8x3)
             .expect("the square has side * side * 3 bytes");
-        let (x, y) = Geometry::axes(side, width, height);
+        let origin = |axis: Axis| axis.origin - f64::from(axis.first);
         // Rounding must not carry the square beyond the image.
         let extent =
-            |axis: Axis| (f64::from(side) * axis.step).min(f64::from(axis.len) - axis.origin);
+            |axis: Axis| (f64::from(side) * axis.step).min(f64::from(axis.end) - axis.origin);
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .crop(x.origin, y.origin, extent(x), extent(y));
-        let resized = self.resizer.resize(&from, &mut to, &options);
-        resized.expect("the central square lies inside the image");
+            .crop(origin(x), origin(y), extent(x), extent(y));
+        let resized = self.resizer.resize(&part, &mut to, &options);
+        resized.expect("the square lies inside the part");
         self.stages.resize += begun.elapsed();
+    }
+}
+
+fn frame<'a>(
+    loaded: Loaded<'a>,
+    side: Option<u32>,
+    square: &'a [u8],
+    image: &'a Image,
+) -> Frame<'a> {
+    match (loaded, side) {
+        (Loaded::Source(frame), _) => frame,
+        (Loaded::Worker, Some(side)) => Frame { width: side, height: side, pixels: square },
+        (Loaded::Worker, None) => whole(image),
     }
 }
 
@@ -211,37 +248,30 @@ struct Drawn {
 
 impl Region {
     /// Draws what is needed of the frame into `square`, or says `Unsupported` where the image is not
-    /// one for this decoder, or the frame not square.
+    /// one for this decoder, or is taken as it is and not square.
     fn draw(
         &mut self,
         bytes: &[u8],
-        geometry: &Geometry,
-        needed: impl Fn((u32, u32)) -> Needed,
+        drawing: impl Fn(u32, u32) -> Option<Drawing>,
         square: &mut Vec<u8>,
         stages: &mut Stages,
     ) -> Result<Drawn, Unsupported> {
         let begun = Instant::now();
         let (width, height) = self.jpeg.open(bytes)?;
         check_size(width, height).map_err(|_| Unsupported)?;
-        let resized = geometry.frame_side(width, height);
-        let side = resized.or((width == height).then_some(width)).ok_or(Unsupported)?;
-        let drawn = Drawn { side, is_resized: resized.is_some() };
-        let whole = (0..side, 0..side);
-        let (columns, rows) = match needed(geometry.slack(side, side)) {
-            Needed::Frame => whole,
-            Needed::Window(window) => geometry.covered(side, window),
-        };
+        let Drawing { cover, columns, rows } = drawing(width, height).ok_or(Unsupported)?;
+        let side = cover.side;
+        let drawn = Drawn { side, is_resized: !cover.is_as_stored(width, height) };
         square.resize(side as usize * side as usize * 3, 0);
         if columns.is_empty() || rows.is_empty() {
             return Ok(drawn); // the window shows only padding
         }
         let start = (rows.start as usize * side as usize + columns.start as usize) * 3;
-        let (x, y) = Geometry::axes(side, width, height);
         let coarseness = self.jpeg.colour_step();
-        self.full.columns.set(x, 1, columns.clone());
-        self.full.rows.set(y, 1, rows.clone());
-        self.colour.columns.set(x, coarseness.0, columns);
-        self.colour.rows.set(y, coarseness.1, rows);
+        self.full.columns.set(cover.x, 1, columns.clone());
+        self.full.rows.set(cover.y, 1, rows.clone());
+        self.colour.columns.set(cover.x, coarseness.0, columns);
+        self.colour.rows.set(cover.y, coarseness.1, rows);
         let reach = |full: &Taps, colour: &Taps, by: usize, len: u32| {
             let (full, colour) = (full.reach(), colour.reach());
             full.start.min(colour.start * by)..full.end.max(colour.end * by).min(len as usize)

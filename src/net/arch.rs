@@ -25,6 +25,35 @@ pub struct InitSpec {
     pub bias: f64,
 }
 
+/// Zeros around a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// On the left and at the top.
+    pub before: i64,
+    /// On the right and at the bottom; not less than `before`.
+    pub after: i64,
+}
+
+impl From<i64> for Padding {
+    /// As many on each side.
+    fn from(each: i64) -> Self {
+        Self { before: each, after: each }
+    }
+}
+
+/// How the 55 x 55 maps of the paper's first layer come about: 224 x 224 pixels (§3.5) are too few
+/// for 55 filters of 11 pixels at a stride of 4, and reproductions differ in what they add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputForm {
+    /// 227 x 227 pixels, no zeros (Caffe).
+    Side227,
+    /// 224 x 224 pixels and two zeros on each side (torchvision).
+    Side224Padded,
+    /// 224 x 224 pixels and three zeros on the right and at the bottom: the 2012 program, whose last
+    /// filter hangs over the border.
+    Side224Filled,
+}
+
 /// One layer of the whole model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LayerSpec {
@@ -38,8 +67,8 @@ pub enum LayerSpec {
         kernel: i64,
         /// Step between windows.
         stride: i64,
-        /// Zeros on each side.
-        padding: i64,
+        /// Zeros around the input.
+        padding: Padding,
         /// Groups of channels that do not see each other.
         groups: i64,
         /// Initial values.
@@ -105,6 +134,22 @@ impl Architecture {
         }
     }
 
+    /// The same network fed in another form; only where the first layer is that of the paper (11 x 11
+    /// filters, stride 4), whose maps stay 55 x 55.
+    #[must_use]
+    pub fn with_input(mut self, form: InputForm) -> Option<Self> {
+        let LayerSpec::Conv { kernel: 11, stride: 4, padding, .. } = self.layers.first_mut()?
+        else {
+            return None;
+        };
+        (self.input, *padding) = match form {
+            InputForm::Side227 => (227, 0.into()),
+            InputForm::Side224Padded => (224, 2.into()),
+            InputForm::Side224Filled => (224, Padding { before: 0, after: 3 }),
+        };
+        Some(self)
+    }
+
     /// The number of classes: the outputs of the last layer.
     #[must_use]
     pub fn classes(&self) -> i64 {
@@ -120,7 +165,7 @@ impl Architecture {
 type ConvRow = (&'static str, i64, i64, i64, i64, i64);
 
 fn conv((name, filters, kernel, stride, padding, groups): ConvRow, init: InitSpec) -> LayerSpec {
-    LayerSpec::Conv { name, filters, kernel, stride, padding, groups, init }
+    LayerSpec::Conv { name, filters, kernel, stride, padding: padding.into(), groups, init }
 }
 
 fn linear(name: &'static str, outputs: i64, init: InitSpec) -> LayerSpec {

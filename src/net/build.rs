@@ -71,8 +71,10 @@ pub enum Step {
     Conv {
         /// Index of the weights among the rank's parameters.
         param: usize,
-        /// Stride, padding and groups on this rank.
+        /// Stride, padding on each side and groups on this rank.
         geometry: ConvGeometry,
+        /// More zeros on the right and at the bottom than on the other sides.
+        fill: i64,
         /// Whether anything below needs a gradient.
         input: InputGradient,
     },
@@ -188,9 +190,9 @@ impl Planned {
     fn layer(&self, arena: &Arena) -> Box<dyn Layer> {
         let name = self.name.clone();
         match &self.step {
-            Step::Conv { param, geometry, input } => {
+            Step::Conv { param, geometry, fill, input } => {
                 let (w, b) = (arena.param(*param), arena.param(param + 1));
-                Box::new(Conv::new(name, w, b, *geometry, *input))
+                Box::new(Conv::new(name, w, b, *geometry, *input).filled(*fill))
             }
             Step::Relu => Box::new(Relu::new(name)),
             Step::Lrn(rule, groups) => Box::new(Lrn::new(name, *rule, *groups)),

@@ -20,6 +20,8 @@ pub(super) struct Conv {
     w: Param, // [O, I / groups, K, K]
     b: Param, // [O]
     geometry: ConvGeometry,
+    /// Zeros on the right and at the bottom besides the geometry's.
+    fill: i64,
     input: InputGradient,
     x: Option<Tensor>,
 }
@@ -32,15 +34,29 @@ impl Conv {
         geometry: ConvGeometry,
         input: InputGradient,
     ) -> Self {
-        Self { name, w, b, geometry, input, x: None }
+        Self { name, w, b, geometry, fill: 0, input, x: None }
+    }
+
+    /// The same with `fill` more zeros on the right and at the bottom than on the other sides.
+    pub(super) fn filled(self, fill: i64) -> Self {
+        Self { fill, ..self }
     }
 
     /// How the input is folded, if it is worth it and nobody asks for its gradient.
     fn fold(&self) -> Option<Fold> {
         let size = self.w.weight.size();
         let worthwhile = self.geometry.stride > 1 && size[1] < 16 && self.geometry.groups == 1;
-        (worthwhile && self.input == InputGradient::Unused)
-            .then(|| Fold { kernel: size[3], geometry: self.geometry })
+        (worthwhile && self.input == InputGradient::Unused).then(|| Fold {
+            kernel: size[3],
+            geometry: self.geometry,
+            fill: self.fill,
+        })
+    }
+
+    /// The gradient `[N, I, H, W]` without what belongs to the zeros of the fill.
+    fn unfilled(&self, dx: &Tensor) -> Result<Tensor> {
+        let [_, _, h, w] = dx.size()[..] else { unreachable!("images have four dimensions") };
+        Ok(dx.f_narrow(2, 0, h - self.fill)?.f_narrow(3, 0, w - self.fill)?)
     }
 
     /// The weights and geometry the kernel is called with.
@@ -70,6 +86,7 @@ impl Layer for Conv {
     fn forward(&mut self, x: Tensor, pass: &Pass) -> Result<Tensor> {
         let x = match self.fold() {
             Some(fold) => fold.input(&x)?,
+            None if self.fill > 0 => x.f_constant_pad_nd([0, 0, 0, self.fill, 0, self.fill])?,
             None => x,
         };
         let (w, g) = self.operands()?;
@@ -89,7 +106,7 @@ impl Layer for Conv {
         };
         self.w.grad.f_copy_(&dw)?;
         self.b.grad.f_copy_(&gradients.db)?;
-        gradients.dx.map(|dx| nhwc(&dx)).transpose()
+        gradients.dx.map(|dx| nhwc(&self.unfilled(&dx)?)).transpose()
     }
 
     fn params(&self) -> Option<Range<usize>> {
@@ -101,6 +118,7 @@ impl Layer for Conv {
 struct Fold {
     kernel: i64,
     geometry: ConvGeometry,
+    fill: i64,
 }
 
 impl Fold {
@@ -116,7 +134,8 @@ impl Fold {
     fn input(&self, x: &Tensor) -> Result<Tensor> {
         let ConvGeometry { stride: s, padding, .. } = self.geometry;
         let [n, h, w, c] = x.size()[..] else { unreachable!("images have four dimensions") };
-        let squares = |side| (side + 2 * padding - self.kernel) / s + self.folded_kernel();
+        let padded = |side| side + 2 * padding + self.fill;
+        let squares = |side| (padded(side) - self.kernel) / s + self.folded_kernel();
         let (rows, columns) = (squares(h), squares(w));
         // Negative numbers crop: pixels that no window reaches.
         let (below, right) = (rows * s - h - padding, columns * s - w - padding);
@@ -156,3 +175,6 @@ impl Fold {
             .f_narrow(3, 0, self.kernel)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

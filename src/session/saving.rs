@@ -71,7 +71,8 @@ impl Session<'_> {
         state.class_names = self.feed.train.class_names().to_vec();
         state.schedule = at.schedule.state();
         state.best_top1 = at.best_top1;
-        let checkpoint = Checkpoint { state, weights, optimizer };
+        let stats = self.feed.stats().cloned();
+        let checkpoint = Checkpoint { state, weights, optimizer, stats };
         checkpoint::save(self.folder.path(), &checkpoint, self.config.run.keep_last, mark)?;
         Ok(())
     }
@@ -126,7 +127,7 @@ pub(super) struct Resumed {
 }
 
 impl From<Checkpoint> for Resumed {
-    fn from(Checkpoint { state, weights, optimizer }: Checkpoint) -> Self {
+    fn from(Checkpoint { state, weights, optimizer, .. }: Checkpoint) -> Self {
         Self { state, weights: Shared::new(weights), optimizer: Shared::new(optimizer) }
     }
 }

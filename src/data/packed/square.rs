@@ -5,9 +5,10 @@
 //! have seen.
 
 use super::super::augment::{Geometry, Window};
+use super::super::cover::Needed;
 use super::super::finish::Normalisation;
 use super::super::source::Source;
-use super::super::worker::{Needed, Worker};
+use super::super::worker::Worker;
 
 /// Makes square images in memory that is kept between them.
 #[derive(Default)]
@@ -32,11 +33,12 @@ impl Squarer {
     ) -> Result<(), String> {
         let geometry = Geometry { resize: size, pad: 0, crop: size };
         assert_eq!(out.len(), geometry.num_values(), "room for one square");
-        let loaded = self.worker.load(source, index, &geometry, |_| Needed::Frame)?;
-        let unused = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
+        let drawing = |width, height| geometry.drawing(width, height, |_| Needed::Frame);
+        let loaded = self.worker.load(source, index, drawing)?;
+        let unused = Normalisation::new([0.0; 3], [1.0; 3]);
         let whole = Window { left: 0, top: 0, mirrored: false };
-        self.worker.finish(loaded, &geometry, &unused, [0.0; 3], |_| [whole], out);
-        Ok(())
+        let finished = self.worker.finish(loaded, &geometry, &unused, [0.0; 3], |_| [whole], out);
+        finished.map_err(|error| error.to_string())
     }
 
     /// The file that the image last drawn was decoded from, if its pixels are drawn as they are.

@@ -1,15 +1,17 @@
 //! Orders, windows, reflection, lighting and the arithmetic of the last pass.
 
-use super::{GEOMETRY, NORMALISATION, picture};
+use std::sync::Arc;
+
+use super::{GEOMETRY, NORMALISATION, Pictures, delivery, drain, picture, train};
 use crate::data::augment::Showing;
 use crate::data::finish::{Finisher, Frame};
 use crate::data::{
-    Augment, CropAt, EpochOrder, Flip, Geometry, LightingScale, Normalisation, Order, Recipe,
-    Views, Window, load_views,
+    Augment, Components, CropAt, EpochOrder, Flip, Geometry, Lighting, LightingScale,
+    Normalisation, Order, Recipe, Views, Window, load_views,
 };
 use crate::random::{Key, Purpose};
 
-const IDENTITY: Normalisation = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
+const IDENTITY: Normalisation = Normalisation::new([0.0; 3], [1.0; 3]);
 
 fn showing(sample: usize) -> Showing {
     Showing { seed: 3, epoch: 2, sample }
@@ -94,11 +96,13 @@ fn random_crops_reach_every_place_and_stay_inside() {
 fn the_names_of_augmentations_stand_for_what_they_say() {
     let recipe = |augment: Augment| augment.recipe(LightingScale::Eig01);
     let (crop, flip) = (CropAt::Random, Flip::Random);
-    let lighting = Some(LightingScale::Eig01);
+    let lighting = Some(LightingScale::Eig01.into());
     assert_eq!(recipe(Augment::Paper), Recipe { crop, flip, lighting });
     assert_eq!(recipe(Augment::CropFlip), Recipe { crop, flip, lighting: None });
     let none = recipe(Augment::None);
     assert_eq!(none, Recipe { crop: CropAt::Centre, flip: Flip::Never, lighting: None });
+    let torchvision = recipe(Augment::Torchvision);
+    assert_eq!(torchvision, Recipe { crop: CropAt::Part, flip, lighting: None });
     assert_eq!(none.shift(showing(0)), [0.0; 3]);
 }
 
@@ -111,7 +115,8 @@ fn the_central_crop_is_the_central_view() {
         assert_eq!(ten[4], centre);
         assert_eq!(ten[9], Window { mirrored: true, ..centre });
         assert_eq!(ten.len(), Views::Ten.num());
-        assert!(ten[..5].iter().zip(&ten[5..]).all(|(a, b)| (a.left, a.top) == (b.left, b.top)));
+        let mirrored = |i: usize| Window { mirrored: true, ..ten[i] };
+        assert_eq!(ten[5..], [1, 0, 3, 2, 4].map(mirrored));
     }
 }
 
@@ -124,9 +129,10 @@ fn the_ten_views_of_a_file_are_its_corners_its_centre_and_their_reflections() {
     let geometry = Geometry { resize: 0, pad: 1, crop: 6 };
     let views = load_views(&path, &geometry, &IDENTITY, Views::Ten).expect("a readable file");
     let places = [(0, 0), (5, 0), (0, 5), (5, 5), (2, 2)];
-    let expected: Vec<f32> = [false, true]
+    let reflected = [(5, 0), (0, 0), (5, 5), (0, 5), (2, 2)];
+    let expected: Vec<f32> = [(places, false), (reflected, true)]
         .into_iter()
-        .flat_map(|mirrored| places.map(|(left, top)| Window { left, top, mirrored }))
+        .flat_map(|(places, mirrored)| places.map(|(left, top)| Window { left, top, mirrored }))
         .flat_map(|window| cut_slowly((9, 9), 1, 6, window))
         .collect();
     assert_eq!(views, expected);
@@ -140,12 +146,12 @@ fn lighting_adds_the_papers_sum_over_components() {
         [[-0.5635f64, -0.5762, -0.5920], [-0.7126, -0.0235, 0.7012], [0.4180, -0.8170, 0.3973]];
     let scales = [
         (LightingScale::Std, [121.78, 37.09, 19.72]),
-        (LightingScale::Eig01, [55.46, 4.794, 1.148]),
+        (LightingScale::Eig01, [0.2175 * 255.0, 0.0188 * 255.0, 0.0045 * 255.0]),
     ];
     for (scale, lengths) in scales {
         for image in 0..50 {
             let key = Key::new(1, Purpose::Lighting).with(0).with(image);
-            let shift = scale.shift(key);
+            let shift = Lighting::from(scale).shift(key);
             for c in 0..3 {
                 let expected: f64 =
                     (0..3).map(|k| 0.1 * key.normal(k as u64) * lengths[k] * vectors[k][c]).sum();
@@ -157,6 +163,37 @@ fn lighting_adds_the_papers_sum_over_components() {
         for b in 0..3 {
             let dot: f64 = (0..3).map(|c| vectors[a][c] * vectors[b][c]).sum();
             assert!((dot - f64::from(u8::from(a == b))).abs() < 1e-3, "orthonormal {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn a_lit_batch_is_the_unlit_one_plus_the_shift_in_64_bit_floats() {
+    // Not orthogonal and not of length one, so that a transposed matrix would show.
+    let directions = [[0.6, 0.8, 0.1], [-0.2, 0.5, 0.9], [0.3, -0.7, 0.4]];
+    let components = Components { deviations: [90.0, 40.0, 20.0], directions };
+    let batches = |lighting| {
+        let mut loader = train(Arc::new(Pictures::new(8)), 4);
+        loader.geometry.pad = 0;
+        loader.recipe.lighting = lighting;
+        drain(loader.spawn(delivery(&[(0, 4)], 2)).expect("a good set")).expect("good images")
+    };
+    let unlit = batches(None);
+    for (scale, lengths) in [
+        (LightingScale::Std, [90.0, 40.0, 20.0]),
+        (LightingScale::Eig01, [90.0, 40.0, 20.0].map(|x: f64| x * x / 255.0)),
+    ] {
+        let lit = batches(Some(Lighting::new(scale, &components)));
+        for (lit, unlit) in lit.iter().flatten().zip(unlit.iter().flatten()) {
+            let (values, plain) = (lit.images.to_f32(), unlit.images.to_f32());
+            for (i, (value, plain)) in values.iter().zip(plain).enumerate() {
+                let (sample, c) = (lit.samples[i / (8 * 8 * 3)], i % 3);
+                let key = Key::new(5, Purpose::Lighting).with(lit.epoch).with(u64::from(sample));
+                let part = |k: usize| 0.1 * key.normal(k as u64) * lengths[k] * directions[k][c];
+                let shift = (0..3).map(part).sum::<f64>() / f64::from(NORMALISATION.std[c]);
+                let far = f64::from(*value) - f64::from(plain) - shift;
+                assert!(far.abs() < 1e-4, "{scale:?} {i}: off by {far}");
+            }
         }
     }
 }
@@ -189,7 +226,7 @@ fn sizes_that_do_not_fit_are_refused_with_the_numbers() {
     assert!(message(Geometry { resize: 20, pad: 1, crop: 23 }).contains("padded frame (22)"));
     assert!(message(Geometry { crop: 0, ..GEOMETRY }).contains("at least 1"));
     assert!(message(Geometry { resize: 1 << 30, ..GEOMETRY }).contains("at most 4096"));
-    let flat = Normalisation { mean: [0.0; 3], std: [1.0, 0.0, 1.0] };
+    let flat = Normalisation::new([0.0; 3], [1.0, 0.0, 1.0]);
     assert!(flat.check().is_err());
 }
 

@@ -6,12 +6,16 @@ mod class_files;
 mod decoding;
 mod folders;
 mod generating;
+mod golden_pixels;
 mod imagenet_tars;
 mod loading;
+mod mean_images;
 mod mutations;
+mod parts;
 mod photographs;
 mod pickles;
 mod shard_files;
+mod statistics;
 mod tar_files;
 mod tolerating;
 
@@ -162,8 +166,7 @@ impl Source for Pictures {
 }
 
 const GEOMETRY: Geometry = Geometry { resize: 10, pad: 2, crop: 8 };
-const NORMALISATION: Normalisation =
-    Normalisation { mean: [127.0, 120.0, 105.0], std: [1.0, 2.0, 4.0] };
+const NORMALISATION: Normalisation = Normalisation::new([127.0, 120.0, 105.0], [1.0, 2.0, 4.0]);
 
 /// A training loader of 4 images a batch over `source`.
 fn train(source: Images, last_step: u64) -> TrainLoader {

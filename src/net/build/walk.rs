@@ -187,14 +187,17 @@ impl Walk {
         let shape = [*filters, channels / local_groups, *kernel, *kernel];
         let (param, rows) = self.params(name, &shape, *init, Outputs::Split)?;
         for side in &mut self.shape[..2] {
-            ensure!(*side + 2 * padding >= *kernel, "{name}: the map is smaller than the filter");
-            *side = (*side + 2 * padding - kernel) / stride + 1;
+            let padded = *side + padding.before + padding.after;
+            ensure!(padded >= *kernel, "{name}: the map is smaller than the filter");
+            *side = (padded - kernel) / stride + 1;
         }
         self.shape[2] = rows;
         let macs = self.shape.iter().product::<i64>() * shape[1..].iter().product::<i64>();
-        let geometry = ConvGeometry { stride: *stride, padding: *padding, groups: local_groups };
+        let geometry =
+            ConvGeometry { stride: *stride, padding: padding.before, groups: local_groups };
+        let fill = padding.after - padding.before;
         let input = if first { InputGradient::Unused } else { InputGradient::Needed };
-        self.push("conv", Step::Conv { param, geometry, input }, macs);
+        self.push("conv", Step::Conv { param, geometry, fill, input }, macs);
         Ok(())
     }
 
