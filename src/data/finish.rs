@@ -120,7 +120,7 @@ pub(super) trait Pixel: Copy + Default + Send + Sync {
 /// From this size on an image is streamed: a batch of such will have left the cache when it is read.
 const STREAMED_BYTES: usize = 1 << 16;
 
-/// How many rows before its turn a mirrored row is asked for: a few microseconds of work.
+/// How many rows ahead of their turn lines are asked for: a microsecond or two of work.
 const ROWS_AHEAD: usize = 8;
 
 impl Finisher {
@@ -180,8 +180,14 @@ impl<P: Pixel> Kernel for Cut<'_, P> {
         // The columns of the output, before reflection, that lie inside the frame.
         let start = pad.saturating_sub(left).min(crop);
         let end = (pad + width).saturating_sub(left).clamp(start, crop);
-        for (y, out_row) in self.out.chunks_exact_mut(row_len).enumerate() {
-            let y = top + y;
+        for row in 0..self.out.len() / row_len {
+            // Rows do not begin at lines: the line that two of them share is not streamed, and an
+            // ordinary store that waits for it would hold up all streamed ones behind it.
+            if let Some(ahead) = self.out.get((row + ROWS_AHEAD) * row_len..) {
+                stream::prefetch(&ahead[..ahead.len().min(1)]);
+            }
+            let out_row = &mut self.out[row * row_len..][..row_len];
+            let y = top + row;
             if !(pad..pad + height).contains(&y) || start == end {
                 fill(out_row, padding);
                 continue;

@@ -53,17 +53,17 @@ impl Drop for Stream {
     }
 }
 
-/// Asks for `bytes` to be brought into the cache, for reads in an order no processor expects.
+/// Asks for `slice` to be brought into the cache: for accesses that no processor expects.
 #[inline(always)]
-pub(crate) fn prefetch(bytes: &[u8]) {
+pub(crate) fn prefetch<T>(slice: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
+    for offset in (0..size_of_val(slice)).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing; SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().cast::<i8>().wrapping_add(offset)) }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
+    let _ = slice;
 }
 
 /// `slice` as what comes before its first whole line, its lines, and the rest.
