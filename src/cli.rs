@@ -363,15 +363,34 @@ pub struct BenchStepArgs {
     pub warmup: usize,
 }
 
+/// What `bench pipeline` reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Input {
+    /// The images as they are stored.
+    #[default]
+    #[value(name = "jpeg")]
+    AsStored,
+    /// Packed as JPEG files of 256 pixels.
+    #[value(name = "jpeg256")]
+    PackedJpeg,
+    /// Packed as pixels, 256 x 256.
+    #[value(name = "u8")]
+    PackedPixels,
+}
+
 /// The flags of `bench pipeline`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchPipelineArgs {
     /// The image set, as for training
     #[arg(short, long, value_name = "PATH")]
     pub data: PathBuf,
+    /// What is read: the images as they are stored, or packed first as 256-pixel JPEG files or pixels,
+    /// unless they are already
+    #[arg(long, value_enum, default_value_t)]
+    pub input: Input,
     /// What batches are made of
-    #[arg(long, value_enum, default_value = "f32")]
-    pub output: Output,
+    #[arg(long, visible_alias = "output", value_enum, default_value = "f32")]
+    pub out: Output,
     /// What is done to images at random
     #[arg(long, value_enum, default_value = "paper")]
     pub augment: Augment,

@@ -36,7 +36,9 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         Command::Train(args) => train(&args, screen, log),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench::step(&args).map(|()| Exit::Ok),
-        Command::Bench(BenchCommand::Pipeline(args)) => bench::pipeline(&args).map(|()| Exit::Ok),
+        Command::Bench(BenchCommand::Pipeline(args)) => {
+            bench::pipeline(&args, screen).map(|()| Exit::Ok)
+        }
         Command::Pack(args) => pack::run(&args, screen),
         Command::Eval(args) => inference::eval(&args).map(|()| Exit::Ok),
         Command::Predict(args) => inference::predict(&args).map(|()| Exit::Ok),

@@ -40,9 +40,11 @@ impl Taps {
         let len = (axis.len as usize).div_ceil(coarseness);
         let radius = step.max(1.0);
         let centre = |i: u32| origin + (f64::from(i) + 0.5) * step;
+        // The samples whose weights are not zero.
         let support = |i: u32| {
-            let first = ((centre(i) - radius + 0.5).max(0.0) as usize).min(len - 1);
-            first..((centre(i) + radius + 0.5).max(0.0) as usize).clamp(first + 1, len)
+            let first = (centre(i) - radius + 0.5).floor().max(0.0) as usize;
+            let end = (centre(i) + radius - 0.5).ceil().max(0.0) as usize;
+            first.min(len - 1)..end.clamp(first.min(len - 1) + 1, len)
         };
         self.num = range.clone().map(|i| support(i).len()).max().unwrap_or(0);
         self.starts.clear();
@@ -192,6 +194,7 @@ fn weigh_rows(rows: &[Lanes], first: usize, taps: &Taps, out: &mut Vec<Lanes>) {
 #[inline(always)]
 fn weigh<'a>(out: &mut [f32], weights: &[f32], from: impl Fn(usize) -> &'a [u8]) {
     match *weights {
+        [a] => weigh_all(out, [a], from),
         [a, b] => weigh_all(out, [a, b], from),
         [a, b, c] => weigh_all(out, [a, b, c], from),
         [a, b, c, d] => weigh_all(out, [a, b, c, d], from),

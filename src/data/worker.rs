@@ -47,6 +47,8 @@ pub(super) struct Worker {
     square: Vec<u8>,
     /// The side of `square`; `None` while `image` is the frame.
     side: Option<u32>,
+    /// Whether the frame is not the image as it is stored.
+    is_resized: bool,
     finisher: Finisher,
     stages: Stages,
 }
@@ -80,9 +82,7 @@ impl Worker {
     /// Takes pixels as they lie, or resizes them.
     fn take<'s>(&mut self, frame: Frame<'s>, geometry: &Geometry) -> Loaded<'s> {
         self.content = None;
-        let begun = Instant::now();
         self.resize(Some(frame), geometry);
-        self.stages.decode += begun.elapsed();
         if self.side.is_some() { Loaded::Worker } else { Loaded::Source(frame) }
     }
 
@@ -96,8 +96,7 @@ impl Worker {
         let mut bytes = std::mem::take(&mut self.bytes);
         let begun = Instant::now();
         let content = source.read(index, &mut bytes);
-        let read = Instant::now();
-        self.stages.read += read - begun;
+        self.stages.read += begun.elapsed();
         self.content = content.as_ref().ok().copied();
         let loaded = match content {
             Err(error) => Err(format!("cannot read: {error}")),
@@ -109,7 +108,6 @@ impl Worker {
                 image.map(|()| self.resize(None, geometry)).map_err(|error| error.to_string())
             }
         };
-        self.stages.decode += read.elapsed();
         self.bytes = bytes;
         loaded
     }
@@ -126,18 +124,22 @@ impl Worker {
         geometry: &Geometry,
         needed: impl Fn((u32, u32)) -> Needed,
     ) -> Result<(), DecodeError> {
-        if let Ok(side) = self.region.draw(bytes, geometry, needed, &mut self.square) {
-            self.side = Some(side);
+        let drawn = self.region.draw(bytes, geometry, needed, &mut self.square, &mut self.stages);
+        if let Ok(Drawn { side, is_resized }) = drawn {
+            (self.side, self.is_resized) = (Some(side), is_resized);
             return Ok(());
         }
-        self.decoder.decode(bytes, &mut self.image)?;
+        let begun = Instant::now();
+        let decoded = self.decoder.decode(bytes, &mut self.image);
+        self.stages.decode += begun.elapsed();
+        decoded?;
         self.resize(None, geometry);
         Ok(())
     }
 
     /// The file last loaded, if its pixels are the frame as they are.
     pub(super) fn unscaled_file(&self) -> Option<&[u8]> {
-        let is_whole = self.side.is_none() && self.content == Some(Content::Encoded);
+        let is_whole = !self.is_resized && self.content == Some(Content::Encoded);
         is_whole.then_some(&self.bytes)
     }
 
@@ -174,7 +176,9 @@ impl Worker {
     fn resize(&mut self, picture: Option<Frame<'_>>, geometry: &Geometry) {
         let Frame { width, height, pixels } = picture.unwrap_or_else(|| whole(&self.image));
         self.side = geometry.frame_side(width, height);
+        self.is_resized = self.side.is_some();
         let Some(side) = self.side else { return };
+        let begun = Instant::now();
         self.square.resize(side as usize * side as usize * 3, 0);
         let from = ImageRef::new(width, height, pixels, PixelType::U8x3)
             .expect("an image has width * height * 3 bytes");
@@ -189,6 +193,7 @@ impl Worker {
             .crop(x.origin, y.origin, extent(x), extent(y));
         let resized = self.resizer.resize(&from, &mut to, &options);
         resized.expect("the central square lies inside the image");
+        self.stages.resize += begun.elapsed();
     }
 }
 
@@ -196,19 +201,31 @@ fn whole(image: &Image) -> Frame<'_> {
     Frame { width: image.width(), height: image.height(), pixels: image.pixels() }
 }
 
+/// What [`Region::draw`] has drawn.
+struct Drawn {
+    /// The side of the frame.
+    side: u32,
+    /// Whether it is not the image as it is stored.
+    is_resized: bool,
+}
+
 impl Region {
-    /// Draws what is needed of the frame into `square`; its side, or `Unsupported` where the image
-    /// is not one for this decoder or needs no resizing.
+    /// Draws what is needed of the frame into `square`, or says `Unsupported` where the image is not
+    /// one for this decoder, or the frame not square.
     fn draw(
         &mut self,
         bytes: &[u8],
         geometry: &Geometry,
         needed: impl Fn((u32, u32)) -> Needed,
         square: &mut Vec<u8>,
-    ) -> Result<u32, Unsupported> {
+        stages: &mut Stages,
+    ) -> Result<Drawn, Unsupported> {
+        let begun = Instant::now();
         let (width, height) = self.jpeg.open(bytes)?;
         check_size(width, height).map_err(|_| Unsupported)?;
-        let side = geometry.frame_side(width, height).ok_or(Unsupported)?;
+        let resized = geometry.frame_side(width, height);
+        let side = resized.or((width == height).then_some(width)).ok_or(Unsupported)?;
+        let drawn = Drawn { side, is_resized: resized.is_some() };
         let whole = (0..side, 0..side);
         let (columns, rows) = match needed(geometry.slack(side, side)) {
             Needed::Frame => whole,
@@ -216,7 +233,7 @@ impl Region {
         };
         square.resize(side as usize * side as usize * 3, 0);
         if columns.is_empty() || rows.is_empty() {
-            return Ok(side); // the window shows only padding
+            return Ok(drawn); // the window shows only padding
         }
         let start = (rows.start as usize * side as usize + columns.start as usize) * 3;
         let (x, y) = Geometry::axes(side, width, height);
@@ -232,9 +249,12 @@ impl Region {
         let columns = reach(&self.full.columns, &self.colour.columns, coarseness.0, width);
         let rows = reach(&self.full.rows, &self.colour.rows, coarseness.1, height);
         let planes = self.jpeg.decode(bytes, columns, rows)?;
+        let decoded = Instant::now();
+        stages.decode += decoded - begun;
         let (full, colour, scratch) = (&self.full, &self.colour, &mut self.scratch);
         let (out, pitch) = (&mut square[start..], side as usize * 3);
         Draw { planes, full, colour, scratch, out, pitch }.draw();
-        Ok(side)
+        stages.resize += decoded.elapsed();
+        Ok(drawn)
     }
 }
