@@ -5,6 +5,7 @@
 //! chosen by extension (jpg, jpeg, png, in any case) and sorted by name within their class; hidden
 //! names (a leading dot) are passed over. What is inside a file is the decoder's business.
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirEntry, File};
 use std::io::{self, Read};
@@ -119,6 +120,11 @@ impl Folder {
     }
 }
 
+thread_local! {
+    /// The path that is being read, in memory that is kept between files.
+    static PATH: RefCell<OsString> = const { RefCell::new(OsString::new()) };
+}
+
 impl Source for Folder {
     fn len(&self) -> usize {
         self.samples.len()
@@ -141,7 +147,14 @@ impl Source for Folder {
     }
 
     fn read(&self, index: usize, bytes: &mut Vec<u8>) -> io::Result<Content> {
-        read_file(&self.path(index), bytes)?;
+        let sample = &self.samples[index];
+        PATH.with_borrow_mut(|path| {
+            path.clear();
+            path.push(&self.class_dirs[sample.class as usize]);
+            path.push("/");
+            path.push(&*sample.file);
+            read_file(Path::new(path), bytes)
+        })?;
         Ok(Content::Encoded)
     }
 }
