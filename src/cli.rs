@@ -11,7 +11,7 @@ use clap::{
 };
 
 use crate::{
-    config::{Arch, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision},
+    config::{Arch, BackendChoice, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision},
     data::{Augment, Output},
     exit::EXIT_CODES_HELP,
 };
@@ -138,6 +138,9 @@ pub struct TrainArgs {
     /// GPUs, or CPU threads in their place [devices.device, default: auto]
     #[arg(long, value_enum, help_heading = "Devices")]
     pub device: Option<DeviceChoice>,
+    /// What carries data between devices [devices.backend, default: auto]
+    #[arg(long, value_enum, help_heading = "Devices")]
+    pub backend: Option<BackendChoice>,
     /// CPU threads in all; 0 is one per core [devices.threads, default: 0]
     #[arg(long, value_name = "N", help_heading = "Devices")]
     pub threads: Option<usize>,
@@ -211,6 +214,7 @@ impl TrainArgs {
             Override::of_flag("--gpus", "devices.gpus", self.gpus.as_ref())?,
             Override::of_flag("--mode", "devices.mode", self.mode.as_ref())?,
             Override::of_flag("--device", "devices.device", self.device.as_ref())?,
+            Override::of_flag("--backend", "devices.backend", self.backend.as_ref())?,
             Override::of_flag("--threads", "devices.threads", self.threads.as_ref())?,
             Override::of_flag("--data", "data.path", self.data.as_ref())?,
             Override::of_flag("--workers", "data.workers", self.workers.as_ref())?,

@@ -3,6 +3,7 @@
 //! Start with [`train`]: one rank's step, on one screen. `docs/tour.md` follows a batch from its file
 //! to the checkpoint.
 
+pub mod backend;
 pub mod bench;
 pub mod cancel;
 pub mod canonical;

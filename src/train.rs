@@ -83,6 +83,7 @@ impl Worker {
     /// # Errors
     /// [`Diverged`], or whatever a peer or libtorch failed of.
     pub fn step(&mut self, batch: &Batch, step: u64, lr: f64) -> Result<StepDone> {
+        self.place.at_step(step);
         let mut clock = Clock::start();
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
         let (x, labels) = self.to_device(batch, batch.labels.len())?; // [share, H, W, 3], [share]
@@ -206,7 +207,7 @@ impl Buckets {
             let Some(bucket) = self.ranges.pop() else { break };
             if data.size() > 1 {
                 let mut own = narrow(&arena.grads, &arena.own(&bucket));
-                data.reduce_scatter(&narrow(&arena.grads, &bucket), &mut own)?;
+                data.begin_reduce_scatter(&narrow(&arena.grads, &bucket), &mut own)?;
             }
         }
         Ok(())
@@ -220,7 +221,7 @@ fn all_gather_weights(arena: &mut Arena, bucket: usize, data: &dyn Collective) -
     }
     let bucket = arena.buckets()[bucket].clone();
     let own = narrow(&arena.weights, &arena.own(&bucket));
-    data.all_gather(&own, &mut narrow(&arena.weights, &bucket))
+    data.begin_all_gather(&own, &mut narrow(&arena.weights, &bucket))
 }
 
 /// Times the phases of a step.

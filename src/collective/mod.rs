@@ -6,7 +6,10 @@
 
 mod gate;
 mod in_process;
+pub mod nccl;
 mod solo;
+pub mod watchdog;
+mod watched;
 
 use anyhow::Result;
 use tch::Tensor;
@@ -14,6 +17,7 @@ use tch::Tensor;
 pub use gate::{Gate, PeerFailed};
 pub use in_process::{InProcess, Rendezvous};
 pub use solo::Solo;
+pub use watched::Watched;
 
 /// One rank's end of a group. Shapes are per rank; `size` is the number of ranks in the group.
 ///
@@ -49,6 +53,24 @@ pub trait Collective {
     /// If a peer has failed.
     fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()>;
 
+    /// As [`Collective::all_gather`], but `out` is filled only after [`Collective::flush`]: on a GPU the
+    /// rank goes on computing meanwhile. Nobody may write to either tensor before.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn begin_all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.all_gather(shard, out)
+    }
+
+    /// As [`Collective::reduce_scatter`], but filled only after [`Collective::flush`], as with
+    /// [`Collective::begin_all_gather`].
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn begin_reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.reduce_scatter(x, out)
+    }
+
     /// Replaces `x` by the `x` of rank `root`.
     ///
     /// # Errors
@@ -63,7 +85,8 @@ pub trait Collective {
         Ok(x.shallow_clone())
     }
 
-    /// Waits until everything issued so far has arrived, here and at the peers.
+    /// Waits until everything issued so far has arrived, here and at the peers. With NCCL the host does
+    /// not wait, only what the rank computes next on its GPU.
     ///
     /// # Errors
     /// If a peer has failed.

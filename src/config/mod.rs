@@ -12,7 +12,9 @@ mod keys;
 mod layers;
 mod schema;
 
-pub use choices::{Arch, DeviceChoice, Mode, Optimizer, Precision, Resume, ScheduleKind};
+pub use choices::{
+    Arch, BackendChoice, DeviceChoice, Mode, Optimizer, Precision, Resume, ScheduleKind,
+};
 pub use error::{ConfigError, Origin};
 pub use gpus::Gpus;
 pub use layers::Override;
