@@ -91,6 +91,51 @@ fn all_gather_leaves_every_part_on_every_rank_in_place_or_not() {
     });
 }
 
+/// Leaves `all_to_all` to the trait.
+struct Plain<'a>(&'a dyn Collective);
+
+impl Collective for Plain<'_> {
+    fn rank(&self) -> usize {
+        self.0.rank()
+    }
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+    fn all_reduce(&self, x: &mut Tensor) -> anyhow::Result<()> {
+        self.0.all_reduce(x)
+    }
+    fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> anyhow::Result<()> {
+        self.0.all_gather(shard, out)
+    }
+    fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> anyhow::Result<()> {
+        self.0.reduce_scatter(x, out)
+    }
+    fn broadcast(&self, x: &mut Tensor, root: usize) -> anyhow::Result<()> {
+        self.0.broadcast(x, root)
+    }
+    fn flush(&self) -> anyhow::Result<()> {
+        self.0.flush()
+    }
+    fn sent_bytes(&self) -> u64 {
+        self.0.sent_bytes()
+    }
+}
+
+#[test]
+fn all_to_all_brings_each_rank_its_part_of_everyone_s() {
+    let check = |group: &dyn Collective| {
+        let (rank, size) = (group.rank(), group.size());
+        let x = mine(rank, 2 * size, Kind::Float);
+        let mut out = Tensor::zeros_like(&x);
+        group.all_to_all(&x, &mut out).expect("nobody fails");
+        let part = |r: usize| [2 * rank, 2 * rank + 1].map(|i| (1000 * r + i) as f64);
+        assert_eq!(values(&out), (0..size).flat_map(part).collect::<Vec<_>>());
+        group.flush().expect("nobody fails");
+    };
+    everywhere(check);
+    everywhere(|group| check(&Plain(group)));
+}
+
 #[test]
 fn broadcast_gives_every_rank_the_root_s_values() {
     everywhere(|group| {
@@ -131,7 +176,7 @@ fn a_rank_that_runs_ahead_takes_nothing_from_a_slow_one() {
 }
 
 #[test]
-fn bytes_sent_are_those_of_a_ring() {
+fn bytes_sent_are_those_of_the_documented_algorithms() {
     in_process(4, |group| {
         let mut x = Tensor::zeros([8], (Kind::Float, Device::Cpu));
         group.all_reduce(&mut x).expect("nobody fails");
@@ -140,6 +185,11 @@ fn bytes_sent_are_those_of_a_ring() {
         assert_eq!(group.sent_bytes(), 48 + 24);
         group.all_gather(&x.narrow(0, 2 * group.rank() as i64, 2), &mut x).expect("well");
         assert_eq!(group.sent_bytes(), 48 + 24 + 24);
+        group.all_to_all(&x, &mut Tensor::zeros_like(&x)).expect("well");
+        assert_eq!(group.sent_bytes(), 48 + 24 + 24 + 24);
+        group.broadcast(&mut x, 3).expect("well");
+        let sent = if group.rank() == 3 { 3 * 32 } else { 0 };
+        assert_eq!(group.sent_bytes(), 48 + 24 + 24 + 24 + sent);
         group.flush().expect("nobody fails");
     });
 }
@@ -152,6 +202,7 @@ fn shapes_that_do_not_fit_the_group_are_errors() {
     let mut out = Tensor::zeros([2], (Kind::Float, Device::Cpu));
     assert!(rank.reduce_scatter(&x, &mut out).is_err());
     assert!(rank.all_gather(&x, &mut out).is_err());
+    assert!(rank.all_to_all(&x, &mut out).is_err());
 }
 
 #[test]

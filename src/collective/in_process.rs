@@ -214,6 +214,24 @@ impl Collective for InProcess {
         self.add(&lent, &own, &mut out)
     }
 
+    fn all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        let len = x.numel() / self.size;
+        ensure!(
+            x.numel() == len * self.size && out.numel() == x.numel(),
+            "all-to-all of {} elements among {} ranks into {}",
+            x.numel(),
+            self.size,
+            out.numel()
+        );
+        self.count(num_bytes(len, x.kind()) * (self.size - 1));
+        let part = |rank: usize| rank * len..(rank + 1) * len;
+        let out = out.view(-1);
+        for (rank, theirs) in self.exchange(&x.view(-1))?.iter().enumerate() {
+            copy(&narrow(theirs, &part(self.rank)), &mut narrow(&out, &part(rank)))?;
+        }
+        Ok(())
+    }
+
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
         if self.rank == root {
             self.count(num_bytes(x.numel(), x.kind()) * (self.size - 1));

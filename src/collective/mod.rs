@@ -53,6 +53,28 @@ pub trait Collective {
     /// If a peer has failed.
     fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()>;
 
+    /// Fills `out`, `[size * n]`, with the part meant for this rank of every rank's `x`, `[size * n]`,
+    /// in rank order: part `i` of `x` goes to rank `i`. `out` and `x` are different memory.
+    ///
+    /// As it stands here every rank sends everything to everyone, which is right for any group and
+    /// sends `size` times what is needed.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        let (size, rank) = (self.size() as i64, self.rank() as i64);
+        let mut all =
+            Tensor::f_empty([size, size, x.numel() as i64 / size], (x.kind(), x.device()))?;
+        self.all_gather(x, &mut all)?;
+        Ok(out.f_view([size, -1])?.f_copy_(&all.f_select(1, rank)?)?)
+    }
+
+    /// Replaces `x` by the `x` of rank `root`.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()>;
+
     /// As [`Collective::all_gather`], but `out` is filled only after [`Collective::flush`]: on a GPU the
     /// rank goes on computing meanwhile. Nobody may write to either tensor before.
     ///
@@ -71,11 +93,14 @@ pub trait Collective {
         self.reduce_scatter(x, out)
     }
 
-    /// Replaces `x` by the `x` of rank `root`.
+    /// As [`Collective::all_to_all`], but filled only after [`Collective::flush`], as with
+    /// [`Collective::begin_all_gather`].
     ///
     /// # Errors
     /// If a peer has failed.
-    fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()>;
+    fn begin_all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.all_to_all(x, out)
+    }
 
     /// The first rank's `x` itself where the ranks can all work on the same memory, else `x`.
     ///
@@ -92,6 +117,15 @@ pub trait Collective {
     /// If a peer has failed.
     fn flush(&self) -> Result<()>;
 
-    /// Payload bytes this rank has sent since it was created.
+    /// Payload bytes this rank has sent since it was created; where ranks read each other's memory,
+    /// what they would send over a wire. With `n` ranks and a tensor of `s` bytes passed in:
+    ///
+    /// | operation | bytes | how |
+    /// |---|---|---|
+    /// | `all_reduce` | `2 (n - 1) s / n` | ring |
+    /// | `all_gather` | `(n - 1) s`, `s` being the shard | ring |
+    /// | `reduce_scatter` | `(n - 1) s / n` | ring |
+    /// | `all_to_all` | `(n - 1) s / n` | direct |
+    /// | `broadcast` | `(n - 1) s` by the root | direct |
     fn sent_bytes(&self) -> u64;
 }

@@ -279,6 +279,11 @@ impl Collective for Nccl {
         self.arrive()
     }
 
+    fn all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.begin_all_to_all(x, out)?;
+        self.arrive()
+    }
+
     fn begin_all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
         let fits = out.numel() == shard.numel() * self.size && out.kind() == shard.kind();
         ensure!(fits, "all-gather of {shard:?} from {} ranks into {out:?}", self.size);
@@ -295,6 +300,17 @@ impl Collective for Nccl {
         self.count(num_bytes(out) * (self.size - 1));
         self.lend(x, out);
         self.issue("reduce-scatter", num_bytes(x), |c| c.reduce_scatter(from, to, &self.lane))
+    }
+
+    fn begin_all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        let fits = x.numel() == out.numel()
+            && x.numel().is_multiple_of(self.size)
+            && out.kind() == x.kind();
+        ensure!(fits, "all-to-all of {x:?} among {} ranks into {out:?}", self.size);
+        let (from, to) = (self.buffer(x)?, self.buffer(out)?);
+        self.count(num_bytes(x) * (self.size - 1) / self.size);
+        self.lend(x, out);
+        self.issue("all-to-all", num_bytes(x), |c| c.all_to_all(from, to, self.size, &self.lane))
     }
 
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {

@@ -84,6 +84,10 @@ impl Collective for Watched {
         self.note("reduce-scatter", num_bytes(x), || self.inner.reduce_scatter(x, out))
     }
 
+    fn all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.note("all-to-all", num_bytes(x), || self.inner.all_to_all(x, out))
+    }
+
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
         self.note("broadcast", num_bytes(x), || self.inner.broadcast(x, root))
     }

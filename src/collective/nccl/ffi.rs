@@ -267,6 +267,30 @@ impl Communicator {
         Ok(check("ncclReduceScatter", code)?)
     }
 
+    /// Sends part `i` of `x` to rank `i` and fills `out` with the parts received; the lengths are the
+    /// caller's to check.
+    ///
+    /// # Errors
+    /// NCCL's.
+    pub(super) fn all_to_all(&self, x: Buffer, out: Buffer, size: usize, lane: &Lane) -> Result<()> {
+        let (part, kind) = (x.bytes() / size, sys::ncclDataType_t::ncclUint8);
+        let exchange = |peer: usize| -> Result<(), NcclError> {
+            // SAFETY: as in `all_reduce`; part `peer` of `size` lies inside both buffers.
+            unsafe {
+                let (from, to) = (x.at.byte_add(peer * part), out.at.byte_add(peer * part));
+                let (peer, comm, stream) = (peer as c_int, self.0, lane.raw());
+                check("ncclSend", sys::ncclSend(from, part, kind, peer, comm, stream))?;
+                check("ncclRecv", sys::ncclRecv(to, part, kind, peer, comm, stream))
+            }
+        };
+        // SAFETY: has no preconditions; opens the group that is closed below in every case.
+        check("ncclGroupStart", unsafe { sys::ncclGroupStart() })?;
+        let issued = (0..size).try_for_each(exchange);
+        // SAFETY: closes the group opened above.
+        let closed = check("ncclGroupEnd", unsafe { sys::ncclGroupEnd() });
+        Ok(issued.and(closed)?)
+    }
+
     /// Replaces `x` by that of rank `root`.
     ///
     /// # Errors
