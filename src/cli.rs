@@ -3,11 +3,13 @@
 //! Flags only say what the user wrote; what a missing flag means is the configuration's business.
 //! Nothing runs here.
 
+mod gpu_check;
+mod verbosity;
+
 use std::path::{Path, PathBuf};
 
 use clap::{
-    ArgAction, Args, CommandFactory, Parser, Subcommand, builder::RangedU64ValueParser,
-    error::ErrorKind,
+    Args, CommandFactory, Parser, Subcommand, builder::RangedU64ValueParser, error::ErrorKind,
 };
 
 use crate::{
@@ -15,6 +17,9 @@ use crate::{
     data::{Augment, Output},
     exit::EXIT_CODES_HELP,
 };
+
+pub use gpu_check::{GpuCheckCollectivesArgs, GpuCheckCommand};
+pub use verbosity::Verbosity;
 
 /// Train AlexNet (Krizhevsky, Sutskever, Hinton 2012) on one or many GPUs.
 ///
@@ -70,32 +75,6 @@ of --config, the paper. Results go to stdout, everything else to stderr.
     )
 }
 
-/// `-v` and `-q`.
-#[derive(Args, Clone, Copy, Debug)]
-#[command(next_help_heading = "Logging")]
-pub struct Verbosity {
-    /// Log more; twice for everything
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
-    verbose: u8,
-    /// Log only warnings; twice for only errors
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    quiet: u8,
-}
-
-impl Verbosity {
-    /// The lowest level to log, by the names of the `tracing` crate.
-    #[must_use]
-    pub fn level(self) -> &'static str {
-        match (self.quiet, self.verbose) {
-            (2.., _) => "error",
-            (1, _) => "warn",
-            (0, 0) => "info",
-            (0, 1) => "debug",
-            (0, _) => "trace",
-        }
-    }
-}
-
 /// What the program can be asked to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -110,6 +89,9 @@ pub enum Command {
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Check what needs GPUs
+    #[command(subcommand, hide = true)]
+    GpuCheck(GpuCheckCommand),
 }
 
 /// The flags of training. A flag that is absent leaves its key to the configuration.
@@ -314,6 +296,9 @@ pub struct VerifyArgs {
     /// GPUs, or CPU threads in their place
     #[arg(long, value_enum, default_value = "auto")]
     pub device: DeviceChoice,
+    /// What carries data between devices
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendChoice,
     /// Training steps before the weights are compared
     #[arg(long, value_name = "N", default_value = "10", value_parser = positive())]
     pub steps: usize,
@@ -353,6 +338,9 @@ pub struct BenchStepArgs {
     /// GPUs, or CPU threads in their place
     #[arg(long, value_enum, default_value = "auto")]
     pub device: DeviceChoice,
+    /// What carries data between devices
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendChoice,
     /// Steps that are timed
     #[arg(long, value_name = "N", default_value = "20", value_parser = positive())]
     pub steps: usize,

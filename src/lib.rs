@@ -16,6 +16,7 @@ pub mod device;
 pub mod elements;
 pub mod exit;
 pub mod feed;
+pub mod gpu_check;
 pub mod inference;
 pub mod kernels;
 pub mod launch;

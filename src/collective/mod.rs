@@ -4,6 +4,7 @@
 //! the same operations in the same order as its peers. Sum is the only reduction: losses are scaled
 //! where they are born. The module knows tensors and ranks, and nothing of networks.
 
+pub mod contract;
 mod gate;
 mod in_process;
 pub mod nccl;

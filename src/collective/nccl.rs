@@ -331,3 +331,17 @@ impl Collective for Nccl {
         self.sent.get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_nccl_or_a_driver_there_is_no_meeting_place_and_the_error_says_why() {
+        match (usable(), Rendezvous::new(2)) {
+            (Ok(_), Ok(_)) => {}
+            (Err(why), Err(error)) => assert_eq!(error.downcast_ref(), Some(&why)),
+            (usable, other) => panic!("{usable:?}, yet {:?}", other.err()),
+        }
+    }
+}

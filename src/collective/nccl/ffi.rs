@@ -272,7 +272,13 @@ impl Communicator {
     ///
     /// # Errors
     /// NCCL's.
-    pub(super) fn all_to_all(&self, x: Buffer, out: Buffer, size: usize, lane: &Lane) -> Result<()> {
+    pub(super) fn all_to_all(
+        &self,
+        x: Buffer,
+        out: Buffer,
+        size: usize,
+        lane: &Lane,
+    ) -> Result<()> {
         let (part, kind) = (x.bytes() / size, sys::ncclDataType_t::ncclUint8);
         let exchange = |peer: usize| -> Result<(), NcclError> {
             // SAFETY: as in `all_reduce`; part `peer` of `size` lies inside both buffers.
