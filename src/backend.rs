@@ -60,7 +60,7 @@ pub fn choose(choice: BackendChoice, devices: &[Device]) -> Result<Backend, Back
     match choice {
         BackendChoice::InProcess => Ok(Backend::InProcess),
         BackendChoice::Nccl => match obstacle(devices, sharing, nccl::usable) {
-            None => Ok(Backend::Nccl),
+            None => Ok(by_nccl()),
             Some(why) => Err(BackendError { advice: why.advice(), why }),
         },
         // CPU threads, or a device alone, leave nothing to choose, and nothing to say.
@@ -68,13 +68,20 @@ pub fn choose(choice: BackendChoice, devices: &[Device]) -> Result<Backend, Back
             Ok(Backend::InProcess)
         }
         BackendChoice::Auto => Ok(match obstacle(devices, sharing, nccl::usable) {
-            None => Backend::Nccl,
+            None => by_nccl(),
             Some(why) => {
                 tracing::info!("GPUs exchange data through this process, without NCCL: {why}");
                 Backend::InProcess
             }
         }),
     }
+}
+
+fn by_nccl() -> Backend {
+    if let Ok(version) = nccl::usable() {
+        tracing::info!("GPUs exchange data by NCCL {version}");
+    }
+    Backend::Nccl
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
