@@ -33,6 +33,7 @@ pub mod run_folder;
 pub mod schedule;
 pub mod session;
 pub mod stop;
+pub mod stopwatch;
 pub mod topology;
 pub mod torch_ext;
 pub mod train;

@@ -21,6 +21,7 @@ use crate::net::arch::Architecture;
 use crate::net::build::{Plan, Site};
 use crate::optim::{Optimizer, Rule};
 use crate::params::Sharing;
+use crate::stopwatch::Stopwatch;
 use crate::topology::{Division, Topology};
 use crate::train::Worker;
 
@@ -91,7 +92,9 @@ pub fn worker(config: &Config, arch: &Architecture, world: &World, place: Place)
         OptimizerChoice::Adam => Rule::Adam,
     };
     let optimizer = Optimizer::new(rule, train.weight_decay, train.bias_lr, &net.arena);
-    Ok(Worker { place, net, optimizer, global_batch: train.batch_size, seed: train.seed })
+    let stopwatch = Stopwatch::on(place.device)?;
+    let (global_batch, seed) = (train.batch_size, train.seed);
+    Ok(Worker { place, net, optimizer, global_batch, seed, stopwatch })
 }
 
 /// A loader's receivers, for the ranks to take theirs from.

@@ -5,8 +5,10 @@
 
 use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use cudarc::driver::{CudaContext, CudaStream};
 use tch::Device;
 
 /// The shim's opaque guard.
@@ -114,16 +116,21 @@ impl Drop for Stay {
     }
 }
 
-/// This thread's current stream on GPU `device`, a `cudaStream_t`; libtorch keeps it alive.
+/// libtorch's current stream of this thread on GPU `device`, as cudarc knows streams. Whoever orders
+/// other streams with it does so by events.
 ///
 /// # Errors
-/// If libtorch's CUDA half is not loaded, or has no such device.
-pub fn current_stream(device: usize) -> Result<*mut c_void> {
+/// If libtorch's CUDA half is not loaded, or there is no such device.
+pub fn borrowed_stream(device: usize) -> Result<Arc<CudaStream>> {
     let mut stream = std::ptr::null_mut();
     // SAFETY: the result outlives the call.
     let code = unsafe { (Shim::find()?.current_stream)(index(device)?, &raw mut stream) };
     check("find the current stream", device, code)?;
-    Ok(stream)
+    // libtorch has opened the device, so the driver's library is there.
+    let context = CudaContext::new(device).with_context(|| format!("GPU {device}"))?;
+    // SAFETY: libtorch's streams belong to the device's primary context, as `context` is, and live as
+    // long as the process.
+    Ok(unsafe { context.wrap_borrowed_stream(stream.cast()) })
 }
 
 #[cfg(test)]

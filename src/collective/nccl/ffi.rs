@@ -9,8 +9,8 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, Result, bail, ensure};
-use cudarc::driver::{self, CudaContext, CudaStream};
+use anyhow::{Result, bail, ensure};
+use cudarc::driver::{self, CudaStream};
 use cudarc::nccl::{result, sys};
 use tch::{Device, Kind, Tensor};
 
@@ -200,12 +200,9 @@ impl Lane {
     /// If the device cannot be had.
     pub fn new(device: usize) -> Result<Self> {
         usable()?;
-        let context = CudaContext::new(device).with_context(|| format!("GPU {device}"))?;
-        let current = cuda::current_stream(device)?;
-        // SAFETY: libtorch's streams belong to the device's primary context, as `context` is, and live
-        // as long as the process; the users of a lane order the two streams by events.
-        let torch = unsafe { context.wrap_borrowed_stream(current.cast()) };
-        Ok(Self { device, torch, travel: context.new_stream()? })
+        let torch = cuda::borrowed_stream(device)?;
+        let travel = torch.context().new_stream()?;
+        Ok(Self { device, torch, travel })
     }
 
     fn raw(&self) -> sys::cudaStream_t {
