@@ -5,5 +5,7 @@ fn main() {
     // torch-sys exposes this to direct dependents only, hence its line in Cargo.toml.
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+        // For messages that say where a library was looked for.
+        println!("cargo:rustc-env=LIBTORCH_LIB={lib}");
     }
 }

@@ -3,6 +3,10 @@
 //! Flags only say what the user wrote; what a missing flag means is the configuration's business.
 //! Nothing runs here.
 
+mod bench;
+mod gpu_check;
+mod pack;
+mod stats;
 mod verbosity;
 
 use std::path::{Path, PathBuf};
@@ -12,11 +16,14 @@ use clap::{
 };
 
 use crate::{
-    config::{Arch, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision, Wire},
-    data::{Augment, Output},
+    config::{
+        Arch, BackendChoice, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision, Wire,
+    },
     exit::EXIT_CODES_HELP,
 };
 
+pub use bench::{BenchCommand, BenchPipelineArgs, BenchStepArgs, Input};
+pub use gpu_check::{GpuCheckCollectivesArgs, GpuCheckCommand};
 pub use pack::PackArgs;
 pub use stats::StatsArgs;
 pub use verbosity::Verbosity;
@@ -95,6 +102,9 @@ pub enum Command {
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Check what needs GPUs
+    #[command(subcommand, hide = true)]
+    GpuCheck(GpuCheckCommand),
 }
 
 /// The flags of training. A flag that is absent leaves its key to the configuration.
@@ -123,6 +133,9 @@ pub struct TrainArgs {
     /// GPUs, or CPU threads in their place [devices.device, default: auto]
     #[arg(long, value_enum, help_heading = "Devices")]
     pub device: Option<DeviceChoice>,
+    /// What carries data between devices [devices.backend, default: auto]
+    #[arg(long, value_enum, help_heading = "Devices")]
+    pub backend: Option<BackendChoice>,
     /// CPU threads in all; 0 is one per core [devices.threads, default: 0]
     #[arg(long, value_name = "N", help_heading = "Devices")]
     pub threads: Option<usize>,
@@ -200,6 +213,7 @@ impl TrainArgs {
             Override::of_flag("--gpus", "devices.gpus", self.gpus.as_ref())?,
             Override::of_flag("--mode", "devices.mode", self.mode.as_ref())?,
             Override::of_flag("--device", "devices.device", self.device.as_ref())?,
+            Override::of_flag("--backend", "devices.backend", self.backend.as_ref())?,
             Override::of_flag("--threads", "devices.threads", self.threads.as_ref())?,
             Override::of_flag("--wire", "devices.wire", self.wire.as_ref())?,
             Override::of_flag("--data", "data.path", self.data.as_ref())?,
@@ -300,106 +314,13 @@ pub struct VerifyArgs {
     /// GPUs, or CPU threads in their place
     #[arg(long, value_enum, default_value = "auto")]
     pub device: DeviceChoice,
+    /// What carries data between devices
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendChoice,
     /// Training steps before the weights are compared
     #[arg(long, value_name = "N", default_value = "10", value_parser = positive())]
     pub steps: usize,
 }
 
-/// What can be measured.
-#[derive(Debug, Subcommand)]
-pub enum BenchCommand {
-    /// The training step on images already in memory
-    Step(BenchStepArgs),
-    /// The input pipeline, without a network
-    Pipeline(BenchPipelineArgs),
-}
-
-/// The flags of `bench step`.
-#[derive(Args, Clone, Debug)]
-pub struct BenchStepArgs {
-    /// The network
-    #[arg(long, value_enum, value_name = "NET", default_value = "alexnet")]
-    pub arch: Arch,
-    /// Images in a step on all devices together
-    #[arg(short, long, visible_alias = "batch-size", value_name = "N", default_value = "128")]
-    #[arg(value_parser = positive())]
-    pub batch: usize,
-    /// What the network computes in
-    #[arg(long, value_enum, default_value = "fp32")]
-    pub precision: Precision,
-    /// CPU threads in all; 0 is one per core
-    #[arg(long, value_name = "N", default_value = "0")]
-    pub threads: usize,
-    /// N, all, or indices such as 0,1
-    #[arg(long, visible_alias = "gpu", value_name = "N|all|0,1", default_value = "1")]
-    pub gpus: Gpus,
-    /// How the devices share the work
-    #[arg(long, value_enum, default_value = "single")]
-    pub mode: Mode,
-    /// GPUs, or CPU threads in their place
-    #[arg(long, value_enum, default_value = "auto")]
-    pub device: DeviceChoice,
-    /// The widest form in which values travel
-    #[arg(long, value_enum, default_value = "computed")]
-    pub wire: Wire,
-    /// Steps that are timed
-    #[arg(long, value_name = "N", default_value = "20", value_parser = positive())]
-    pub steps: usize,
-    /// Steps before them that are not
-    #[arg(long, value_name = "N", default_value = "5")]
-    pub warmup: usize,
-}
-
-/// What `bench pipeline` reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Input {
-    /// The images as they are stored.
-    #[default]
-    #[value(name = "jpeg")]
-    AsStored,
-    /// Packed as JPEG files of 256 pixels.
-    #[value(name = "jpeg256")]
-    PackedJpeg,
-    /// Packed as pixels, 256 x 256.
-    #[value(name = "u8")]
-    PackedPixels,
-}
-
-/// The flags of `bench pipeline`.
-#[derive(Args, Clone, Debug)]
-pub struct BenchPipelineArgs {
-    /// The image set, as for training
-    #[arg(short, long, value_name = "PATH")]
-    pub data: PathBuf,
-    /// What is read: the images as they are stored, or packed first as 256-pixel JPEG files or pixels,
-    /// unless they are already
-    #[arg(long, value_enum, default_value_t)]
-    pub input: Input,
-    /// What batches are made of
-    #[arg(long, visible_alias = "output", value_enum, default_value = "f32")]
-    pub out: Output,
-    /// What is done to images at random
-    #[arg(long, value_enum, default_value = "paper")]
-    pub augment: Augment,
-    /// The shorter side after resizing; 0: as stored
-    #[arg(long, value_name = "PIXELS", default_value = "256")]
-    pub resize: usize,
-    /// The side of the crop
-    #[arg(long, value_name = "PIXELS", default_value = "227", value_parser = positive())]
-    pub crop: usize,
-    /// Images in a batch
-    #[arg(short, long, visible_alias = "batch-size", value_name = "N", default_value = "128")]
-    #[arg(value_parser = positive())]
-    pub batch: usize,
-    /// Threads that decode; 0 is one per core
-    #[arg(long, visible_alias = "workers", value_name = "N", default_value = "0")]
-    pub threads: usize,
-    /// How long to measure
-    #[arg(long, value_name = "S", default_value = "10")]
-    pub seconds: f64,
-}
-
-mod pack;
-mod stats;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,8 @@
 
 use std::{error::Error, fmt, process::ExitCode};
 
+use crate::backend::BackendError;
+use crate::collective::{nccl::NcclError, watchdog::Stuck};
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::device::DeviceError;
@@ -27,6 +29,8 @@ pub enum Exit {
     Device = 4,
     /// The loss is no longer finite.
     Diverged = 5,
+    /// An exchange between ranks failed or did not end.
+    Exchange = 6,
     /// A signal stopped the run after it had saved a checkpoint: start it again with
     /// `--resume auto`. The value is `EX_TEMPFAIL` of sysexits.h, which batch systems requeue.
     Saved = 75,
@@ -49,6 +53,7 @@ Exit codes:
     3  the data cannot be read
     4  a device is missing, out of memory or lost
     5  the loss is no longer finite
+    6  an exchange between devices failed or did not end
    75  stopped by a signal after saving; continue with --resume auto (pack: the same command)
   130  stopped by a second signal, at once";
 
@@ -95,8 +100,9 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     let codes = [
         (cause.is::<ConfigError>(), Exit::Usage),
         (cause.is::<DataError>(), Exit::Data),
-        (cause.is::<DeviceError>(), Exit::Device),
+        (cause.is::<DeviceError>() || cause.is::<BackendError>(), Exit::Device),
         (cause.is::<Diverged>(), Exit::Diverged),
+        (cause.is::<Stuck>() || cause.is::<NcclError>(), Exit::Exchange),
     ];
     codes.into_iter().find_map(|(is_it, exit)| is_it.then_some(exit))
 }
@@ -138,6 +144,7 @@ mod tests {
             Exit::Data,
             Exit::Device,
             Exit::Diverged,
+            Exit::Exchange,
             Exit::Saved,
             Exit::Interrupted,
         ] {

@@ -1,23 +1,35 @@
 //! One thread per rank, and the end of all of them when one fails.
 //!
 //! The first error wins: it is kept with its rank, every wait of the others is broken, and it alone is
-//! reported. The module does not know what the ranks do.
+//! reported. A rank that hangs in a collective has failed, too. The module does not know what the ranks
+//! do.
+
+mod axes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 use tch::Device;
 
 use crate::cancel::Cancel;
-use crate::collective::{Collective, Rendezvous, Solo};
+use crate::collective::Collective;
+use crate::collective::watchdog::Watchdog;
 use crate::exit::exit_of;
-use crate::topology::{Axis, Seat, Topology};
+use crate::topology::Topology;
+use crate::torch_ext::cuda::Stay;
+use axes::Axes;
+
+pub use axes::Backend;
 
 /// How long the other ranks may take to notice a failure before the process ends without them.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How often the watchdog looks.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What one rank is given.
 pub struct Place {
@@ -33,9 +45,16 @@ pub struct Place {
     pub data: Box<dyn Collective>,
     /// The ranks with the other columns, or slices, of the same layers.
     pub columns: Box<dyn Collective>,
+    /// The step it is at, for messages about it.
+    step: Arc<AtomicU64>,
 }
 
 impl Place {
+    /// Says which step the rank is at.
+    pub fn at_step(&self, step: u64) {
+        self.step.store(step, Ordering::Relaxed);
+    }
+
     /// Payload bytes this rank has sent so far.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
@@ -51,6 +70,10 @@ pub struct World {
     pub devices: Vec<Device>,
     /// CPU threads of each rank.
     pub threads: usize,
+    /// What carries data between ranks.
+    pub backend: Backend,
+    /// How long a collective may take.
+    pub collective_timeout: Duration,
     /// Breaks the waits that are not collectives.
     pub cancel: Cancel,
 }
@@ -64,40 +87,21 @@ pub struct RankFailed {
     source: anyhow::Error,
 }
 
-/// The meeting places of all groups on both axes.
-struct Axes {
-    data: Vec<Rendezvous>,
-    columns: Vec<Rendezvous>,
+/// What the threads of a run share.
+struct Running {
+    axes: Axes,
+    watchdog: Watchdog,
+    first_failure: Mutex<Option<RankFailed>>,
 }
 
-impl Axes {
-    fn new(topology: Topology) -> Self {
-        let groups = |axis| {
-            let (num, size) = topology.groups(axis);
-            (0..num).map(|_| Rendezvous::new(size)).collect()
-        };
-        Self { data: groups(Axis::Data), columns: groups(Axis::Columns) }
+impl Running {
+    /// Keeps the first failure.
+    fn fail(&self, failed: RankFailed) {
+        self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failed);
     }
 
-    fn poison(&self) {
-        self.data.iter().chain(&self.columns).for_each(Rendezvous::poison);
-    }
-
-    fn place(&self, world: &World, rank: usize) -> Place {
-        let topology = world.topology;
-        let join = |axis, groups: &[Rendezvous]| -> Box<dyn Collective> {
-            let Seat { group, position } = topology.seat(axis, rank);
-            let (_, size) = topology.groups(axis);
-            if size == 1 { Box::new(Solo) } else { Box::new(groups[group].join(position)) }
-        };
-        Place {
-            rank,
-            replica: topology.replica(rank),
-            column: topology.column(rank),
-            device: world.devices[rank],
-            data: join(Axis::Data, &self.data),
-            columns: join(Axis::Columns, &self.columns),
-        }
+    fn has_failed(&self) -> bool {
+        self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
@@ -108,34 +112,30 @@ impl World {
     /// The first error, or panic, of any rank.
     pub fn run<T: Send>(&self, work: impl Fn(Place) -> Result<T> + Sync) -> Result<Vec<T>> {
         let num_ranks = self.topology.num_ranks();
-        let axes = Axes::new(self.topology);
-        let first_failure = Mutex::new(None);
+        let running = Running {
+            axes: Axes::new(self.topology, self.backend)?,
+            watchdog: Watchdog::new(self.collective_timeout),
+            first_failure: Mutex::new(None),
+        };
         let (done, finished) = bounded::<()>(num_ranks);
         let results: Vec<Option<T>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..num_ranks)
                 .map(|rank| {
-                    let (axes, first_failure, work, done) =
-                        (&axes, &first_failure, &work, done.clone());
+                    let (running, work, done) = (&running, &work, done.clone());
                     scope.spawn(move || {
-                        let result = self.rank(rank, axes, work);
-                        let value = result.map_err(|source| {
-                            let failed = RankFailed { rank, num_ranks, source };
-                            let mut first =
-                                first_failure.lock().unwrap_or_else(PoisonError::into_inner);
-                            first.get_or_insert(failed);
-                            self.cancel.cancel();
-                            axes.poison();
-                        });
+                        let result = self.rank(rank, running, work);
+                        let value = result
+                            .map_err(|source| running.fail(RankFailed { rank, num_ranks, source }));
                         // The receiver outlives the scope.
                         let _ = done.send(());
                         value.ok()
                     })
                 })
                 .collect();
-            self.supervise(num_ranks, &finished, &first_failure);
+            self.supervise(&running, &finished);
             threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
         });
-        match first_failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match running.first_failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(failed) if num_ranks == 1 => Err(failed.source),
             Some(failed) => Err(failed.into()),
             None => results.into_iter().collect::<Option<_>>().context("a rank gave no result"),
@@ -146,7 +146,7 @@ impl World {
     fn rank<T: Send>(
         &self,
         rank: usize,
-        axes: &Axes,
+        running: &Running,
         work: impl Fn(Place) -> Result<T> + Sync,
     ) -> Result<T> {
         let pool = rayon::ThreadPoolBuilder::new()
@@ -161,31 +161,56 @@ impl World {
             tch::set_num_threads(self.threads as i32);
             // Torch counts gradients by default, and this program computes its own.
             let _no_grad = tch::no_grad_guard();
-            let place = axes.place(self, rank);
-            catch_unwind(AssertUnwindSafe(|| work(place)))
-                .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_message(&*panic))))
+            let _stay = Stay::on(self.devices[rank])?;
+            let (place, ends) = running.axes.place(self, rank, &running.watchdog)?;
+            let value = catch_unwind(AssertUnwindSafe(|| work(place)))
+                .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_message(&*panic))))?;
+            if !running.has_failed() {
+                ends.iter().try_for_each(|end| end.finish())?;
+            }
+            Ok(value)
         })
     }
 
-    /// Waits for all ranks; once one has failed, for a few seconds more, then ends the process.
-    fn supervise(
-        &self,
-        num_ranks: usize,
-        finished: &crossbeam_channel::Receiver<()>,
-        first_failure: &Mutex<Option<RankFailed>>,
-    ) {
-        for _ in 0..num_ranks {
-            loop {
-                if finished.recv_timeout(GRACE).is_ok() {
-                    break;
+    /// Waits for all ranks and watches their collectives. Once a rank has failed, breaks every wait of
+    /// the others, gives them a few seconds, and then ends the process.
+    fn supervise(&self, running: &Running, finished: &Receiver<()>) {
+        let mut num_running = self.topology.num_ranks();
+        let (mut before, mut failed_at) = (Instant::now(), None);
+        while num_running > 0 {
+            num_running -= usize::from(finished.recv_timeout(TICK).is_ok());
+            // Time in which the whole process was stopped is nobody's fault.
+            let elapsed = before.elapsed().min(2 * TICK);
+            before = Instant::now();
+            if failed_at.is_none() {
+                if let Some(stuck) = running.watchdog.tick(elapsed) {
+                    let (rank, num_ranks) = (stuck.member.rank, self.topology.num_ranks());
+                    running.fail(RankFailed { rank, num_ranks, source: stuck.into() });
                 }
-                let first = first_failure.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(failed) = first.as_ref() {
-                    tracing::error!("{failed}: {:#}", failed.source);
-                    std::process::exit(i32::from(exit_of(&failed.source) as u8));
+                if running.has_failed() {
+                    failed_at = Some(Instant::now());
+                    self.cancel.cancel();
+                    running.watchdog.abort_all(GRACE / 2);
                 }
             }
+            if num_running > 0 && failed_at.is_some_and(|at| at.elapsed() > GRACE) {
+                running.end_process();
+            }
         }
+    }
+}
+
+impl Running {
+    /// Ends the process with the first failure's code, without destructors: they would wait for what
+    /// hangs.
+    fn end_process(&self) -> ! {
+        let first = self.first_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut code = 1;
+        if let Some(failed) = first.as_ref() {
+            tracing::error!("{failed}: {:#}", failed.source);
+            code = i32::from(exit_of(&failed.source) as u8);
+        }
+        signal_hook::low_level::exit(code)
     }
 }
 
@@ -211,6 +236,8 @@ mod tests {
             topology: Topology::new(Division::Replicas, num_ranks).expect("any number"),
             devices: vec![Device::Cpu; num_ranks],
             threads: 1,
+            backend: Backend::InProcess,
+            collective_timeout: Duration::from_secs(600),
             cancel: Cancel::default(),
         }
     }
@@ -246,6 +273,27 @@ mod tests {
             sum_of_ranks(&place)
         });
         assert_eq!(exit_of(&error.expect_err("rank 1 failed")), Exit::Data);
+    }
+
+    #[test]
+    fn a_rank_that_never_comes_ends_the_run_and_is_named() {
+        let mut world = world(2);
+        world.collective_timeout = Duration::from_millis(1);
+        let error = world.run(|place| {
+            place.at_step(41);
+            match place.rank {
+                0 => sum_of_ranks(&place),
+                // Stands for a rank that waits for something else.
+                _ => Ok(world.cancel.channel().recv().map_or(0.0, |()| 1.0)),
+            }
+        });
+        let error = error.expect_err("rank 1 never comes");
+        let text = format!("{error:#}");
+        for words in ["rank 0 of 2: all-reduce of 24 bytes (step 41", "data axis", "rank 1 has not"]
+        {
+            assert!(text.contains(words), "{text}");
+        }
+        assert_eq!(exit_of(&error), Exit::Exchange);
     }
 
     #[test]

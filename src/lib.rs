@@ -3,6 +3,7 @@
 //! Start with [`train`]: one rank's step, on one screen. `docs/tour.md` follows a batch from its file
 //! to the checkpoint.
 
+pub mod backend;
 pub mod bench;
 pub mod cancel;
 pub mod canonical;
@@ -16,6 +17,7 @@ pub mod device;
 pub mod elements;
 pub mod exit;
 pub mod feed;
+pub mod gpu_check;
 pub mod inference;
 pub mod kernels;
 pub mod launch;
@@ -34,6 +36,7 @@ pub mod schedule;
 pub mod session;
 pub mod statistics;
 pub mod stop;
+pub mod stopwatch;
 pub mod topology;
 pub mod torch_ext;
 pub mod train;

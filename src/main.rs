@@ -5,13 +5,15 @@ use std::process::ExitCode;
 
 use alexnet_mgpu::bench;
 use alexnet_mgpu::checkpoint;
-use alexnet_mgpu::cli::{BenchCommand, Cli, Command, TrainArgs};
+use alexnet_mgpu::cli::{BenchCommand, Cli, Command, GpuCheckCommand, TrainArgs};
 use alexnet_mgpu::config::Config;
 use alexnet_mgpu::exit::{Exit, exit_of};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
-use alexnet_mgpu::{colours, inference, openmp, pack, run, statistics, torch_ext, verify};
+use alexnet_mgpu::{
+    colours, gpu_check, inference, openmp, pack, run, statistics, torch_ext, verify,
+};
 use anyhow::Result;
 use clap::Parser;
 
@@ -38,6 +40,9 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         Command::Bench(BenchCommand::Step(args)) => bench::step(&args).map(|()| Exit::Ok),
         Command::Bench(BenchCommand::Pipeline(args)) => {
             bench::pipeline(&args, screen).map(|()| Exit::Ok)
+        }
+        Command::GpuCheck(GpuCheckCommand::Collectives(args)) => {
+            gpu_check::collectives(&args).map(|()| Exit::Ok)
         }
         Command::Pack(args) => pack::run(&args, screen),
         Command::Stats(args) => statistics::run(&args, screen),

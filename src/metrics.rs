@@ -5,6 +5,8 @@
 //! same losses. Records are lines of JSON, in which floats are exact and one that is not finite is
 //! null. How the numbers come about, and where the file lies, is not known here.
 
+mod records;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
@@ -14,9 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use serde::{Serialize, Serializer};
 
-use crate::data::{StageTimes, Stages};
+use crate::data::Stages;
 use crate::progress::{Progress, Status};
 use crate::run_folder::open_append;
+use records::{EvalRecord, StepRecord};
 
 /// The progress bar shows means over this many steps.
 const NUM_RECENT: usize = 20;
@@ -381,37 +384,6 @@ impl EvalReport {
             self.seconds
         )
     }
-}
-
-#[derive(Serialize)]
-struct StepRecord {
-    kind: &'static str,
-    /// Finished steps of the run.
-    step: u64,
-    epoch: u64,
-    loss: f64,
-    lr: f64,
-    img_per_s: f64,
-    wait_share: f64,
-    /// The mean number of batches ready when a step asked for one: near 0, the loader is too slow.
-    queued: f64,
-    wire_bytes: u64,
-    ms: PhaseTimes,
-    /// Microseconds of a decoding thread for one image.
-    loader_us: StageTimes,
-}
-
-#[derive(Serialize)]
-struct EvalRecord {
-    kind: &'static str,
-    step: u64,
-    epoch: u64,
-    top1: f64,
-    top5: f64,
-    loss: f64,
-    num_images: u64,
-    seconds: f64,
-    lr: f64,
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 //! Knows the configuration, and nothing of epochs, checkpoints or the command line.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tch::Kind;
 
+use crate::backend;
 use crate::cancel::Cancel;
 use crate::canonical::{self, Tensors};
 use crate::collective::{Narrowed, Wire};
@@ -22,6 +24,7 @@ use crate::net::arch::{Architecture, InputForm};
 use crate::net::build::{Cut, Plan, Site};
 use crate::optim::{Optimizer, Rule};
 use crate::params::Sharing;
+use crate::stopwatch::Stopwatch;
 use crate::topology::{Division, Topology};
 use crate::train::Worker;
 
@@ -67,7 +70,14 @@ pub fn world(config: &Config) -> Result<World> {
         return Err(Coded::new(Exit::Usage, error).into());
     }
     let threads = device::threads_per_device(asked.threads, devices.len());
-    Ok(World { topology, devices, threads, cancel: Cancel::default() })
+    Ok(World {
+        topology,
+        threads,
+        backend: backend::choose(asked.backend, &devices)?,
+        collective_timeout: Duration::from_secs(asked.collective_timeout_s as u64),
+        devices,
+        cancel: Cancel::default(),
+    })
 }
 
 /// Makes one rank's worker with initial weights.
@@ -113,6 +123,7 @@ pub fn worker(
         _ => Vec::new(),
     };
     Ok(Worker {
+        stopwatch: Stopwatch::on(place.device)?,
         place,
         net,
         optimizer,

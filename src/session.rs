@@ -19,7 +19,7 @@ use crate::data::Views;
 use crate::exit::Exit;
 use crate::feed::Feed;
 use crate::launch::{Place, World};
-use crate::metrics::{EvalReport, Metrics, Phase, PhaseTimes, StepReport};
+use crate::metrics::{EvalReport, Metrics, Phase, StepReport};
 use crate::net::arch::Architecture;
 use crate::net::loss::Tally;
 use crate::progress::{LogFile, Progress, RunLength, Screen};
@@ -27,7 +27,7 @@ use crate::run::{self, Handout};
 use crate::run_folder::RunFolder;
 use crate::schedule::{Rule, Schedule};
 use crate::stop::{Go, Stop};
-use crate::train::{StepDone, Worker};
+use crate::train::Worker;
 use saving::{Assembly, Resumed, open_folder, read_pretrained};
 
 /// What all ranks of a run share.
@@ -178,6 +178,8 @@ impl<'a> Session<'a> {
             if worker.place.column == 0 {
                 let step_ms = begun.elapsed().as_secs_f64() * 1e3;
                 let num_images = batch.labels.len();
+                let mut phases = done.phases;
+                phases.add_ms(Phase::Wait, wait_ms);
                 self.metrics.step(StepReport {
                     step,
                     replica: worker.place.replica,
@@ -186,7 +188,7 @@ impl<'a> Session<'a> {
                     lr,
                     step_ms,
                     wire_bytes: done.wire_bytes,
-                    phases: phases(wait_ms, &done),
+                    phases,
                     num_queued,
                     loading: handout.stages(),
                 })?;
@@ -278,20 +280,6 @@ fn schedule(config: &Config, length: RunLength) -> Schedule {
     };
     let warmup_steps = c.warmup_epochs * length.steps_per_epoch as f64;
     Schedule::new(rule, config.train.lr, warmup_steps, length.steps_per_epoch, length.total_steps)
-}
-
-fn phases(wait_ms: f64, done: &StepDone) -> PhaseTimes {
-    let mut phases = PhaseTimes::default();
-    for (phase, ms) in [
-        (Phase::Wait, wait_ms),
-        (Phase::Copy, done.timing.copy_ms),
-        (Phase::Forward, done.timing.forward_ms),
-        (Phase::Backward, done.timing.backward_ms),
-        (Phase::Update, done.timing.update_ms),
-    ] {
-        phases.add_ms(phase, ms);
-    }
-    phases
 }
 
 fn say_what_runs(config: &Config, world: &World, feed: &Feed, folder: &RunFolder) {

@@ -1,10 +1,13 @@
-//! The doors to libtorch that tch does not have. FFI: the only file that calls its C shim.
+//! The doors to libtorch that tch does not have. FFI: this file and its submodule are the only ones that
+//! call its C shim.
 //!
 //! The shim (`torch/csrc/inductor/aoti_torch/c/shim.h`) is libtorch's stable C interface, and its
 //! tensor handle is tch's `C_tensor` pointer (both are `at::Tensor*`). CUDA entry points live in
 //! libtorch_cuda.so and are looked up at run time, so that one binary serves machines without a GPU.
 //! The file offers safe functions only and knows nothing of networks.
 #![allow(unsafe_code)]
+
+pub mod cuda;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -191,10 +194,14 @@ pub fn load_cuda() -> std::result::Result<(), String> {
     static LOADED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     LOADED
         .get_or_init(|| {
-            // SAFETY: runs the library's constructors, which only register kernels.
-            let handle = unsafe {
-                libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL)
+            let open = |name: &CStr| {
+                // SAFETY: runs the library's constructors, which register kernels at most.
+                unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }
             };
+            // libtorch then takes the NCCL that is already there, so that the process has one: the first
+            // on LD_LIBRARY_PATH, or libtorch's own. Without it libtorch says itself what is missing.
+            open(c"libnccl.so");
+            let handle = open(c"libtorch_cuda.so");
             if !handle.is_null() {
                 return Ok(());
             }

@@ -5,7 +5,6 @@
 //! there is nobody to talk to.
 
 use std::ops::Range;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use tch::Tensor;
@@ -13,11 +12,13 @@ use tch::Tensor;
 use crate::collective::{Collective, Reduction, Wire};
 use crate::data::{Batch, BatchReceiver, Pixels};
 use crate::launch::Place;
+use crate::metrics::{Phase, PhaseTimes};
 use crate::net::loss::{self, Tally};
 use crate::net::{Mode, Net, Pass, Reach};
 use crate::optim::Optimizer;
 use crate::params::{Arena, Bucket, ParamSpec, narrow};
 use crate::random::{Key, Purpose};
+use crate::stopwatch::Stopwatch;
 
 /// The loss stopped being a number.
 #[derive(Debug, thiserror::Error)]
@@ -49,19 +50,8 @@ pub struct Worker {
     pub wire: Wire,
     /// The seed of the run.
     pub seed: u64,
-}
-
-/// What a step took, by phase, in milliseconds.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timing {
-    /// Host to device.
-    pub copy_ms: f64,
-    /// Forward, exchanges between columns included.
-    pub forward_ms: f64,
-    /// Backward, the exchange of gradients included.
-    pub backward_ms: f64,
-    /// The update and the exchange of weights.
-    pub update_ms: f64,
+    /// Times its steps.
+    pub stopwatch: Stopwatch,
 }
 
 /// What one rank has to say of a step.
@@ -71,8 +61,8 @@ pub struct StepDone {
     pub loss_part: f64,
     /// Payload bytes this rank has sent.
     pub wire_bytes: u64,
-    /// What took how long.
-    pub timing: Timing,
+    /// What took how long: on a GPU in the step before, whose events have passed.
+    pub phases: PhaseTimes,
 }
 
 impl Worker {
@@ -91,11 +81,12 @@ impl Worker {
     /// # Errors
     /// [`Diverged`], or whatever a peer or libtorch failed of.
     pub fn step(&mut self, batch: &Batch, step: u64, lr: f64) -> Result<StepDone> {
-        let mut clock = Clock::start();
         let sent_before = self.place.sent_bytes();
+        self.place.at_step(step);
+        self.stopwatch.start()?;
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
         let (x, labels) = self.to_device(batch, batch.labels.len())?; // [share, H, W, 3], [share]
-        let copy_ms = clock.lap_ms();
+        self.stopwatch.lap(Phase::Copy)?;
 
         let Place { data, columns, .. } = &self.place;
         let (first, shares) = (batch.first as u64, &self.shares[..]);
@@ -103,27 +94,31 @@ impl Worker {
         let logits = self.net.forward(x, &pass)?;
         let loss = loss::cross_entropy(&logits, &labels, self.global_batch)?;
         let loss_part = loss.value.double_value(&[]);
-        let forward_ms = clock.lap_ms();
+        self.stopwatch.lap(Phase::Forward)?;
         if !loss_part.is_finite() {
             return Err(self.diverged(batch, step, loss_part)?.into());
         }
 
         let mut buckets = Buckets::new(&self.net.arena, self.wire);
         self.net.backward(loss.dlogits, &pass, |arena, ready| {
-            buckets.reduce_scatter(arena, &ready, &**data)
+            self.stopwatch.lap(Phase::Backward)?;
+            buckets.reduce_scatter(arena, &ready, &**data)?;
+            self.stopwatch.lap(Phase::Exchange)
         })?;
+        self.stopwatch.lap(Phase::Backward)?;
         // Weights may be shared: nobody may write while a replica still computes with them.
         data.flush()?;
         buckets.finish()?;
-        let backward_ms = clock.lap_ms();
+        self.stopwatch.lap(Phase::Exchange)?;
 
         for bucket in 0..self.net.arena.buckets().len() {
             self.optimizer.update(&mut self.net.arena, bucket, step, lr)?;
             all_gather_weights(&mut self.net.arena, bucket, &**data)?;
         }
         data.flush()?;
-        let timing = Timing { copy_ms, forward_ms, backward_ms, update_ms: clock.lap_ms() };
-        Ok(StepDone { loss_part, wire_bytes: self.place.sent_bytes() - sent_before, timing })
+        self.stopwatch.lap(Phase::Update)?;
+        let wire_bytes = self.place.sent_bytes() - sent_before;
+        Ok(StepDone { loss_part, wire_bytes, phases: self.stopwatch.finish()? })
     }
 
     /// Counts this replica's share of every test batch, and adds up all replicas' counts.
@@ -245,7 +240,7 @@ impl Buckets {
             if bucket.num_holders > 1 {
                 let (all, mut own) =
                     (narrow(&arena.grads, &bucket.range), narrow(&arena.grads, &bucket.own()));
-                self.under_way.push(self.wire.reduce_scatter(data, &all, &mut own)?);
+                self.under_way.push(self.wire.begin_reduce_scatter(data, &all, &mut own)?);
             }
         }
         Ok(())
@@ -265,21 +260,5 @@ fn all_gather_weights(arena: &mut Arena, bucket: usize, data: &dyn Collective) -
         return Ok(());
     }
     let own = narrow(&arena.weights, &bucket.own());
-    data.all_gather(&own, &mut narrow(&arena.weights, &bucket.range))
-}
-
-/// Times the phases of a step.
-struct Clock(Instant);
-
-impl Clock {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    fn lap_ms(&mut self) -> f64 {
-        let now = Instant::now();
-        let ms = now.duration_since(self.0).as_secs_f64() * 1e3;
-        self.0 = now;
-        ms
-    }
+    data.begin_all_gather(&own, &mut narrow(&arena.weights, &bucket.range))
 }

@@ -62,6 +62,7 @@ pub fn run(args: &VerifyArgs) -> Result<Exit> {
     generate(&data, &GeneratedSpec { seed: 1, size: 64, num_train: 40, num_test: 10 })?;
     let mut base = config(args.arch, &data);
     base.devices.device = args.device;
+    base.devices.backend = args.backend;
     let steps = args.steps as u64;
     let single = weights_after(&base, steps)?;
     let mut worst = 0.0f64;

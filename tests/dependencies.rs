@@ -4,12 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files that may hold `unsafe` code, each with a safe face.
-const FFI: [&str; 5] = [
+const FFI: [&str; 7] = [
+    "collective/nccl/ffi.rs",
     "data/packed/map.rs",
     "elements.rs",
     "kernels/shuffle.rs",
     "kernels/stream.rs",
     "torch_ext.rs",
+    "torch_ext/cuda.rs",
 ];
 
 /// What a module must not mention, as it would appear in a path: `crate::config`, `tch::`.

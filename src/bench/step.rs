@@ -22,6 +22,7 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
     config.devices.gpus = args.gpus.clone();
     config.devices.mode = args.mode;
     config.devices.device = args.device;
+    config.devices.backend = args.backend;
     config.devices.threads = args.threads;
     config.devices.wire = args.wire;
     config.train.batch_size = args.batch;

@@ -70,9 +70,16 @@ fn commands_take_their_flags() {
 
 #[test]
 fn wrong_lines_are_refused() {
-    for line in
-        ["--gpus 0", "--gpus 1,1", "--mode both", "-v -q", "predict --model m", "bench", "-b x"]
-    {
+    for line in [
+        "--gpus 0",
+        "--gpus 1,x",
+        "--mode both",
+        "-v -q",
+        "predict --model m",
+        "bench",
+        "-b x",
+        "gpu-check collectives --ranks 1",
+    ] {
         let words = std::iter::once("alexnet-mgpu").chain(line.split_whitespace());
         let error = Cli::try_parse_from(words).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");
@@ -124,8 +131,8 @@ fn the_help_of_a_training_flag_names_its_key_and_the_true_default() {
 
 #[test]
 fn every_training_flag_reaches_its_key() {
-    let line = "--arch alexnet-owt --init i --gpus 2 --mode split --device cpu --threads 3 \
-                --wire bf16 --data d -j 4 -b 5 --epochs 6 --lr 0.7 --precision bf16 --seed 8 --resume auto \
+    let line = "--arch alexnet-owt --init i --gpus 2 --mode split --device cpu --backend in-process \
+                --threads 3 --wire bf16 --data d -j 4 -b 5 --epochs 6 --lr 0.7 --precision bf16 --seed 8 --resume auto \
                 --output-dir o --name n";
     let Command::Train(args) = command(line) else { panic!("not train") };
     let config = Config::load(&args).expect("it is valid");
@@ -137,6 +144,7 @@ fn every_training_flag_reaches_its_key() {
         ("devices.gpus", "2"),
         ("devices.mode", "split"),
         ("devices.device", "cpu"),
+        ("devices.backend", "in-process"),
         ("devices.threads", "3"),
         ("devices.wire", "bf16"),
         ("data.path", "d"),

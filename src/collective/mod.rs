@@ -4,9 +4,13 @@
 //! the same operations in the same order as its peers. Sum is the only reduction: losses are scaled
 //! where they are born. The module knows tensors and ranks, and nothing of networks.
 
+pub mod contract;
 mod gate;
 mod in_process;
+pub mod nccl;
 mod solo;
+pub mod watchdog;
+mod watched;
 mod wire;
 
 use anyhow::Result;
@@ -15,6 +19,7 @@ use tch::Tensor;
 pub use gate::{Gate, PeerFailed};
 pub use in_process::{InProcess, Rendezvous};
 pub use solo::Solo;
+pub use watched::Watched;
 pub use wire::{Narrowed, Reduction, Wire};
 
 /// One rank's end of a group. Shapes are per rank; `size` is the number of ranks in the group.
@@ -73,6 +78,33 @@ pub trait Collective {
     /// If a peer has failed.
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()>;
 
+    /// As [`Collective::all_gather`], but `out` is filled only after [`Collective::flush`]: on a GPU the
+    /// rank goes on computing meanwhile. Nobody may write to either tensor before.
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn begin_all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.all_gather(shard, out)
+    }
+
+    /// As [`Collective::reduce_scatter`], but filled only after [`Collective::flush`], as with
+    /// [`Collective::begin_all_gather`].
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn begin_reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.reduce_scatter(x, out)
+    }
+
+    /// As [`Collective::all_to_all`], but filled only after [`Collective::flush`], as with
+    /// [`Collective::begin_all_gather`].
+    ///
+    /// # Errors
+    /// If a peer has failed.
+    fn begin_all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.all_to_all(x, out)
+    }
+
     /// The first rank's `x` itself where the ranks can all work on the same memory, else `x`.
     ///
     /// # Errors
@@ -81,7 +113,8 @@ pub trait Collective {
         Ok(x.shallow_clone())
     }
 
-    /// Waits until everything issued so far has arrived, here and at the peers.
+    /// Waits until everything issued so far has arrived, here and at the peers. With NCCL the host does
+    /// not wait, only what the rank computes next on its GPU.
     ///
     /// # Errors
     /// If a peer has failed.

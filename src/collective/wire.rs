@@ -40,30 +40,42 @@ impl Wire {
         }
     }
 
-    /// Starts a [`Collective::reduce_scatter`] whose result is there after [`Reduction::finish`], for
-    /// which the group's next [`Collective::flush`] is early enough.
+    /// As [`Collective::begin_reduce_scatter`]: the result is there after the group's next
+    /// [`Collective::flush`] and then [`Reduction::finish`].
     ///
     /// # Errors
     /// If a peer has failed.
-    pub fn reduce_scatter(
+    pub fn begin_reduce_scatter(
         self,
         group: &dyn Collective,
         x: &Tensor,
         out: &mut Tensor,
     ) -> Result<Reduction> {
         if !self.narrows(x.kind()) {
-            group.reduce_scatter(x, out)?;
+            group.begin_reduce_scatter(x, out)?;
             return Ok(Reduction(None));
         }
+        let begin = |x: &Tensor, out: &mut Tensor| group.begin_all_to_all(x, out);
+        Ok(Reduction(Some(self.exchange(group, x, out, begin)?)))
+    }
+
+    /// Sends every rank its part of `x`, rounded, by `all_to_all`.
+    fn exchange(
+        self,
+        group: &dyn Collective,
+        x: &Tensor,
+        out: &Tensor,
+        all_to_all: impl FnOnce(&Tensor, &mut Tensor) -> Result<()>,
+    ) -> Result<Arrived> {
         let (size, rank, len) = (group.size(), group.rank(), out.numel());
         ensure!(x.numel() == len * size, "reduce-scatter of {} elements into {len}", x.numel());
         let sent = self.narrow(x)?;
         let mut received = sent.f_empty_like()?;
-        group.all_to_all(&sent, &mut received)?;
+        all_to_all(&sent, &mut received)?;
         // What this rank keeps for itself is not rounded.
         let own = x.f_view([size as i64, -1])?.f_select(0, rank as i64)?;
         let received = received.f_view([size as i64, -1])?;
-        Ok(Reduction(Some(Arrived { sent, received, own, out: out.f_view([-1])?, rank })))
+        Ok(Arrived { sent, received, own, out: out.f_view([-1])?, rank })
     }
 }
 
@@ -86,7 +98,13 @@ impl Reduction {
     /// # Errors
     /// If libtorch refuses the shapes.
     pub fn finish(self) -> Result<()> {
-        let Some(Arrived { received, own, mut out, rank, .. }) = self.0 else { return Ok(()) };
+        self.0.map_or(Ok(()), Arrived::add_up)
+    }
+}
+
+impl Arrived {
+    fn add_up(self) -> Result<()> {
+        let Self { received, own, mut out, rank, .. } = self;
         if out.data_ptr() != own.data_ptr() {
             out.f_copy_(&own)?;
         }
@@ -149,11 +167,13 @@ impl Collective for Narrowed {
     }
 
     fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
-        let reduction = self.wire.reduce_scatter(&*self.group, x, out)?;
-        if let Some(Arrived { sent, .. }) = &reduction.0 {
-            self.lent.replace(Some(sent.shallow_clone()));
+        if !self.wire.narrows(x.kind()) {
+            return self.group.reduce_scatter(x, out);
         }
-        reduction.finish()
+        let at_once = |x: &Tensor, out: &mut Tensor| self.group.all_to_all(x, out);
+        let arrived = self.wire.exchange(&*self.group, x, out, at_once)?;
+        self.lent.replace(Some(arrived.sent.shallow_clone()));
+        arrived.add_up()
     }
 
     fn all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {

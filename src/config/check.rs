@@ -103,6 +103,7 @@ fn devices(devices: &DevicesConfig) -> Check {
         "mode `split` puts the two columns of the net on two devices; add --gpus 2",
     )?;
     at_most("devices.threads", devices.threads, MAX_THREADS)?;
+    at_least_one("devices.collective_timeout_s", devices.collective_timeout_s)?;
     at_least_one("devices.bucket_bytes", devices.bucket_bytes)
 }
 

@@ -69,6 +69,18 @@ pub enum DeviceChoice {
     Cuda,
 }
 
+/// What carries data between devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendChoice {
+    /// NCCL between GPUs if the library is there, else this process.
+    Auto,
+    /// NCCL; without it, or without GPUs, the run fails.
+    Nccl,
+    /// This process: its threads lend each other their tensors.
+    InProcess,
+}
+
 /// The architectures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -162,4 +174,14 @@ macro_rules! display_as_value {
         }
     )*};
 }
-display_as_value!(Mode, DeviceChoice, Arch, Input, Optimizer, Precision, Wire, ScheduleKind);
+display_as_value!(
+    Mode,
+    DeviceChoice,
+    BackendChoice,
+    Arch,
+    Input,
+    Optimizer,
+    Precision,
+    Wire,
+    ScheduleKind
+);

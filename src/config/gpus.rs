@@ -14,7 +14,7 @@ pub enum Gpus {
     Count(usize),
     /// Every device of the machine.
     All,
-    /// These devices, by index; no index twice, at least one.
+    /// These devices, by index, at least one. An index that stands twice is a device with two ranks.
     List(Vec<usize>),
 }
 
@@ -78,9 +78,6 @@ fn parse_list(text: &str) -> Result<Gpus, String> {
         let index = word.parse().map_err(|_| {
             format!("`{word}` in `{text}` is not a device index; write for instance 0,1")
         })?;
-        if list.contains(&index) {
-            return Err(format!("device {index} is in the list twice; name each device once"));
-        }
         list.push(index);
     }
     Ok(Gpus::List(list))
@@ -128,6 +125,7 @@ mod tests {
             ("all", Gpus::All),
             ("0,1", Gpus::List(vec![0, 1])),
             ("3,", Gpus::List(vec![3])),
+            ("0,0", Gpus::List(vec![0, 0])),
         ] {
             assert_eq!(text.parse(), Ok(gpus.clone()));
             assert_eq!(gpus.to_string(), text);
@@ -139,7 +137,6 @@ mod tests {
     fn what_is_not_a_set_of_devices_is_refused_with_the_reason() {
         for (text, reason) in [
             ("0", "write 0,"),
-            ("1,1", "device 1 is in the list twice"),
             ("0,,1", "not a device index"),
             (",", "not a device index"),
             ("-1", "expected a number"),

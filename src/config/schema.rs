@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choices::{Arch, DeviceChoice, Input, Mode, Optimizer, Precision, Resume, ScheduleKind, Wire},
+    choices::{
+        Arch, BackendChoice, DeviceChoice, Input, Mode, Optimizer, Precision, Resume, ScheduleKind,
+        Wire,
+    },
     colours::{Given, Mean, StatsFrom},
     gpus::Gpus,
 };
@@ -77,6 +80,10 @@ pub struct DevicesConfig {
     pub mode: Mode,
     /// GPUs, CPU threads in their place, or whichever is there.
     pub device: DeviceChoice,
+    /// What carries data between devices: NCCL, this process, or whichever is there.
+    pub backend: BackendChoice,
+    /// Seconds that one exchange between devices may take before the run is given up.
+    pub collective_timeout_s: usize,
     /// CPU threads in all; 0: as many as the machine has cores.
     pub threads: usize,
     /// Gradients are reduced in buckets of about this size; 32 MiB.
@@ -91,6 +98,9 @@ impl Default for DevicesConfig {
             gpus: Gpus::default(),
             mode: Mode::Single,
             device: DeviceChoice::Auto,
+            backend: BackendChoice::Auto,
+            // Longer than a slow disk keeps one rank waiting for images or for a checkpoint.
+            collective_timeout_s: 300,
             threads: 0,
             bucket_bytes: 32 << 20,
             wire: Wire::Computed,

@@ -118,8 +118,9 @@ mod x86 {
     #[target_feature(enable = "ssse3")]
     pub(super) fn reverse_pixels(block: [u8; 16]) -> [u8; 16] {
         // SAFETY: both are arrays of bytes of the same size.
-        let (block, places): (__m128i, __m128i) =
-            unsafe { (transmute(block), transmute(REVERSED)) };
+        let block: __m128i = unsafe { transmute(block) };
+        // SAFETY: as above.
+        let places: __m128i = unsafe { transmute(REVERSED) };
         // SAFETY: as above.
         unsafe { transmute(_mm_shuffle_epi8(block, places)) }
     }

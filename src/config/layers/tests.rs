@@ -95,7 +95,7 @@ fn a_wrong_type_names_the_key_what_was_found_and_what_is_expected() {
         ("[data]\nstd = \"none\"", "x.toml:2: data.std: expected a list of numbers or \"auto\""),
         ("[devices]\nmode = \"both\"", "unknown word `both`, expected one of `single`"),
         ("[devices]\ngpus = 0", "x.toml:2: devices.gpus: 0 devices cannot train"),
-        ("[devices]\ngpus = \"0,0\"", "in the list twice"),
+        ("[devices]\ngpus = \"0,x\"", "`x` in `0,x` is not a device index"),
         ("[devices]\ngpus = true", "expected a number of devices, \"all\""),
         ("train = 3", "x.toml:1: train: this is a section; expected [train], found integer"),
     ] {

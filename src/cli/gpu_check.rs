@@ -1,0 +1,32 @@
+//! The flags of `gpu-check`, a command for this project's own checks, which `--help` does not list.
+
+use clap::{Args, Subcommand, builder::RangedU64ValueParser};
+
+use crate::config::{BackendChoice, DeviceChoice};
+
+/// What can be checked on GPUs.
+#[derive(Debug, Subcommand)]
+pub enum GpuCheckCommand {
+    /// The contract of the collectives
+    Collectives(GpuCheckCollectivesArgs),
+}
+
+/// A rank alone has nobody to wait for.
+fn several() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(2..)
+}
+
+/// The flags of `gpu-check collectives`.
+#[derive(Args, Clone, Debug)]
+pub struct GpuCheckCollectivesArgs {
+    /// How many ranks; more than GPUs share them, which NCCL 2.30 does with
+    /// NCCL_MULTI_RANK_GPU_ENABLE=1
+    #[arg(long, value_name = "N", default_value = "2", value_parser = several())]
+    pub ranks: usize,
+    /// What carries data between the ranks
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendChoice,
+    /// GPUs; CPU threads only if they are named, to check the check
+    #[arg(long, value_enum, default_value = "cuda")]
+    pub device: DeviceChoice,
+}

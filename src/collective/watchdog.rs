@@ -1,0 +1,263 @@
+//! Notices a collective that does not end, so that it can be ended for everyone.
+//!
+//! A rank that waits in a collective cannot look after itself, and NCCL has no deadline of its own. So
+//! every rank's end of a group keeps a [`Journal`] of what it has begun, and whoever supervises the ranks
+//! calls [`Watchdog::tick`]. Time comes in through that call alone. The module knows no library, no tensor
+//! and no thread of a rank.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use crossbeam_channel::bounded;
+
+/// A rank's end of a group: who looks at whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The rank, within the run.
+    pub rank: usize,
+    /// The axis the group lies on, in words.
+    pub axis: &'static str,
+    /// The number of the group on its axis.
+    pub group: usize,
+}
+
+/// One call of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// What it is, in words.
+    pub name: &'static str,
+    /// The payload on this rank.
+    pub bytes: usize,
+    /// The training step it belongs to.
+    pub step: u64,
+    /// Its number among this rank's operations in the group, from 0: the same on all ranks.
+    pub number: u64,
+}
+
+/// What one rank has begun in one group.
+#[derive(Debug)]
+pub struct Journal {
+    /// Whose journal it is.
+    pub member: Member,
+    /// The rank's step, which the rank keeps up to date.
+    step: Arc<AtomicU64>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    num_begun: u64,
+    /// Begun and not known to have ended, the oldest first.
+    open: VecDeque<Operation>,
+}
+
+impl Journal {
+    /// An empty journal, which takes the step from `step`.
+    #[must_use]
+    pub fn new(member: Member, step: Arc<AtomicU64>) -> Self {
+        Self { member, step, entries: Mutex::default() }
+    }
+
+    /// Notes that an operation begins; its number.
+    pub fn begin(&self, name: &'static str, bytes: usize) -> u64 {
+        let step = self.step.load(Ordering::Relaxed);
+        let mut entries = self.lock();
+        let number = entries.num_begun;
+        entries.num_begun += 1;
+        entries.open.push_back(Operation { name, bytes, step, number });
+        number
+    }
+
+    /// Notes that operation `number`, and with it all earlier ones, has ended.
+    pub fn end(&self, number: u64) {
+        let mut entries = self.lock();
+        while entries.open.front().is_some_and(|operation| operation.number <= number) {
+            entries.open.pop_front();
+        }
+    }
+
+    fn oldest(&self) -> Option<Operation> {
+        self.lock().open.front().copied()
+    }
+
+    fn num_begun(&self) -> u64 {
+        self.lock().num_begun
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A rank's end of a group, as others see it. Its methods are called while the rank uses it.
+pub trait Abortable: Send + Sync {
+    /// What the rank has begun.
+    fn journal(&self) -> &Journal;
+
+    /// Notes what has ended since the last call, and returns an error found without waiting, if any.
+    fn poll(&self) -> Option<String>;
+
+    /// Leaves the group in good order, together with the others. Called by the rank, after its last
+    /// operation.
+    ///
+    /// # Errors
+    /// If the library fails.
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Ends every wait of the rank in the group, now and later. It may itself never return.
+    fn abort(&self);
+}
+
+/// A collective that will not end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} of {} bytes (step {}, operation {}, {} axis) {why}",
+    operation.name, operation.bytes, operation.step, operation.number, member.axis
+)]
+pub struct Stuck {
+    /// Who waits.
+    pub member: Member,
+    /// For what.
+    pub operation: Operation,
+    /// How it shows.
+    pub why: Why,
+}
+
+/// How a collective shows that it will not end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It took too long.
+    Late {
+        /// How long it was given.
+        limit: Duration,
+        /// The ranks of the group that have not begun it.
+        missing: Vec<usize>,
+    },
+    /// The library reports an error.
+    Broken(String),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(error) => write!(f, "failed: {error}"),
+            Self::Late { limit, missing } => {
+                write!(f, "has not ended within {} s: ", limit.as_secs_f64())?;
+                match &missing[..] {
+                    [] => f.write_str("all ranks have begun it")?,
+                    [rank] => write!(f, "rank {rank} has not begun it")?,
+                    ranks => write!(f, "ranks {ranks:?} have not begun it")?,
+                }
+                f.write_str("; if it only needs longer, raise devices.collective_timeout_s")
+            }
+        }
+    }
+}
+
+/// Watches all groups of a run.
+pub struct Watchdog {
+    limit: Duration,
+    watched: Mutex<Vec<Watched>>,
+}
+
+struct Watched {
+    end: Arc<dyn Abortable>,
+    /// The oldest open operation at the last tick, and for how long it has been that.
+    number: Option<u64>,
+    age: Duration,
+}
+
+impl Watchdog {
+    /// A watchdog that lets an operation take `limit` once those before it have ended.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, watched: Mutex::default() }
+    }
+
+    /// Watches one more end from now on.
+    pub fn watch(&self, end: Arc<dyn Abortable>) {
+        self.lock().push(Watched { end, number: None, age: Duration::ZERO });
+    }
+
+    /// Looks at all ends; `elapsed` has passed since the last look. The first trouble found, if any.
+    #[must_use]
+    pub fn tick(&self, elapsed: Duration) -> Option<Stuck> {
+        let mut watched = self.lock();
+        let mut late = None;
+        for one in &mut *watched {
+            let error = one.end.poll();
+            let journal = one.end.journal();
+            let (member, oldest) = (journal.member, journal.oldest());
+            if let Some(error) = error {
+                let operation = oldest.unwrap_or_else(|| idle(journal));
+                return Some(Stuck { member, operation, why: Why::Broken(error) });
+            }
+            let number = oldest.map(|operation| operation.number);
+            one.age = if number == one.number { one.age + elapsed } else { Duration::ZERO };
+            one.number = number;
+            if let Some(operation) = oldest.filter(|_| one.age >= self.limit) {
+                late.get_or_insert((member, operation));
+            }
+        }
+        let (member, operation) = late?;
+        let missing = missing(&watched, member, operation.number);
+        Some(Stuck { member, operation, why: Why::Late { limit: self.limit, missing } })
+    }
+
+    /// Ends every wait of every rank, and returns once that is done or `patience` has passed. An abort
+    /// of NCCL has been seen to hang, so each has a thread, which a hanging one keeps.
+    pub fn abort_all(&self, patience: Duration) {
+        let ends: Vec<_> = self.lock().iter().map(|one| Arc::clone(&one.end)).collect();
+        let (done, finished) = bounded::<()>(0);
+        for end in ends {
+            let done = done.clone();
+            let abort = move || {
+                end.abort();
+                drop(done);
+            };
+            if let Err(error) = std::thread::Builder::new().name("abort".into()).spawn(abort) {
+                tracing::error!("cannot start a thread to end the collectives: {error}");
+            }
+        }
+        drop(done);
+        // Nothing is ever sent: the channel closes when the last abort is done.
+        let _ = finished.recv_timeout(patience);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Stands for an operation where a library fails between two of them.
+fn idle(journal: &Journal) -> Operation {
+    let step = journal.step.load(Ordering::Relaxed);
+    Operation {
+        name: "communicator between operations",
+        bytes: 0,
+        step,
+        number: journal.num_begun(),
+    }
+}
+
+/// The ranks of `member`'s group that have not begun operation `number`.
+fn missing(watched: &[Watched], member: Member, number: u64) -> Vec<usize> {
+    let journals = watched.iter().map(|one| one.end.journal());
+    journals
+        .filter(|journal| {
+            let other = journal.member;
+            (other.axis, other.group) == (member.axis, member.group)
+                && journal.num_begun() <= number
+        })
+        .map(|journal| journal.member.rank)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! The groups of ranks on the two axes, and each rank's ends of its two groups.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::{Result, bail};
+use tch::Device;
+
+use super::{Place, World};
+use crate::collective::watchdog::{Abortable, Journal, Member, Watchdog};
+use crate::collective::{Collective, Rendezvous, Solo, Watched, nccl};
+use crate::topology::{Axis, Seat, Topology};
+
+/// What carries data between ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The threads lend each other their tensors.
+    InProcess,
+    /// NCCL, between GPUs.
+    Nccl,
+}
+
+/// The meeting places of all groups on both axes.
+pub(super) struct Axes {
+    data: Vec<Group>,
+    columns: Vec<Group>,
+}
+
+enum Group {
+    Alone,
+    Threads(Rendezvous),
+    Nccl(nccl::Rendezvous),
+}
+
+/// What a rank needs to join its groups.
+struct Joining<'a> {
+    rank: usize,
+    step: Arc<AtomicU64>,
+    /// Made by the first group that needs it.
+    lane: Option<Rc<nccl::Lane>>,
+    device: Device,
+    watchdog: &'a Watchdog,
+    ends: Vec<Arc<dyn Abortable>>,
+}
+
+impl Axes {
+    /// # Errors
+    /// If NCCL is to be used and cannot be.
+    pub(super) fn new(topology: Topology, backend: Backend) -> Result<Self> {
+        let groups = |axis| -> Result<_> {
+            let (num, size) = topology.groups(axis);
+            (0..num).map(|_| Group::new(size, backend)).collect()
+        };
+        Ok(Self { data: groups(Axis::Data)?, columns: groups(Axis::Columns)? })
+    }
+
+    /// The place of `rank`, made on its thread, and what is to be finished after its work.
+    ///
+    /// # Errors
+    /// If a peer fails first, or NCCL does.
+    pub(super) fn place(
+        &self,
+        world: &World,
+        rank: usize,
+        watchdog: &Watchdog,
+    ) -> Result<(Place, Vec<Arc<dyn Abortable>>)> {
+        let (replica, column) = (world.topology.replica(rank), world.topology.column(rank));
+        let device = world.devices[rank];
+        let step = Arc::new(AtomicU64::new(0));
+        let mut joining =
+            Joining { rank, step: Arc::clone(&step), lane: None, device, watchdog, ends: vec![] };
+        // In this order on every rank: joining waits for the others.
+        let seat = |axis| world.topology.seat(axis, rank);
+        let data = joining.join(&self.data, "data", seat(Axis::Data))?;
+        let columns = joining.join(&self.columns, "column", seat(Axis::Columns))?;
+        Ok((Place { rank, replica, column, device, data, columns, step }, joining.ends))
+    }
+}
+
+impl Group {
+    fn new(size: usize, backend: Backend) -> Result<Self> {
+        Ok(match (size, backend) {
+            (1, _) => Self::Alone,
+            (_, Backend::InProcess) => Self::Threads(Rendezvous::new(size)),
+            (_, Backend::Nccl) => Self::Nccl(nccl::Rendezvous::new(size)?),
+        })
+    }
+}
+
+impl Joining<'_> {
+    fn join(
+        &mut self,
+        groups: &[Group],
+        axis: &'static str,
+        Seat { group, position }: Seat,
+    ) -> Result<Box<dyn Collective>> {
+        let member = Member { rank: self.rank, axis, group };
+        let journal = Journal::new(member, Arc::clone(&self.step));
+        match &groups[group] {
+            Group::Alone => Ok(Box::new(Solo)),
+            Group::Threads(group) => {
+                let end = Watched::join(group, position, journal);
+                self.watchdog.watch(end.end());
+                Ok(Box::new(end))
+            }
+            Group::Nccl(group) => {
+                let lane = self.lane()?;
+                let end = group.join(position, &lane, journal, self.watchdog)?;
+                self.ends.push(end.end());
+                Ok(Box::new(end))
+            }
+        }
+    }
+
+    /// Both groups of a rank send on one stream.
+    fn lane(&mut self) -> Result<Rc<nccl::Lane>> {
+        let Device::Cuda(device) = self.device else {
+            bail!("NCCL connects GPUs, not CPU threads")
+        };
+        let lane = match self.lane.take() {
+            Some(lane) => lane,
+            None => Rc::new(nccl::Lane::new(device)?),
+        };
+        Ok(Rc::clone(self.lane.insert(lane)))
+    }
+}
