@@ -5,5 +5,7 @@ fn main() {
     // torch-sys exposes this to direct dependents only, hence its line in Cargo.toml.
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+        // NVRTC, which the program opens by name, as its wheel unpacks beside libtorch.
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}/../../nvidia/cu13/lib");
     }
 }

@@ -1,0 +1,57 @@
+// The last pass over pixels: window, reflection, lighting, mean and deviation, and the cast (data/finish.rs):
+//   out[n, y, x, c] = frame[n, top + y, left + x', c] * scale_c + offset_{n, c}
+// with x' = CROP - 1 - x where the image is mirrored, and zero outside the frame. In fp32 bit for bit the CPU's
+// (not contracted).
+//
+// Bytes moved: one read and the size of an element written per value. A thread writes CHUNK neighbouring values of
+// the whole batch. FRAME_HEIGHT, FRAME_WIDTH and CROP are compiled in.
+
+// Within the frame, in pixels; negative where the frame is padded.
+struct Window {
+    int left, top, mirrored;
+};
+
+struct Channels {
+    float at[3];
+};
+
+constexpr unsigned ROW = CROP * 3;
+
+__device__ inline float finished(
+    const unsigned char* frames, const Window& window, const Channels& scale,
+    const Channels& offset, size_t image, int y, int value) {
+    int x = value / 3, c = value % 3;
+    x = window.left + (window.mirrored ? CROP - 1 - x : x);
+    y += window.top;
+    if (x < 0 || x >= FRAME_WIDTH || y < 0 || y >= FRAME_HEIGHT) return 0;
+    unsigned char pixel = frames[((image * FRAME_HEIGHT + y) * FRAME_WIDTH + x) * 3 + c];
+    return float(pixel) * scale.at[c] + offset.at[c];
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    finish(const unsigned char* __restrict__ frames, const Window* __restrict__ windows,
+           const Channels* __restrict__ offsets, Real* __restrict__ out,
+           unsigned long long num_values, Channels scale) {
+    unsigned long long first = ((unsigned long long)blockIdx.x * THREADS + threadIdx.x) * CHUNK;
+    if (first >= num_values) return;
+    unsigned long long row = first / ROW;
+    int value = first % ROW;
+    size_t image = row / CROP;
+    int y = row % CROP;
+    Pack<Real, CHUNK> pack;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        if (first + i < num_values) {
+            narrow(finished(frames, windows[image], scale, offsets[image], image, y, value), pack.at[i]);
+        }
+        if (++value == ROW) {
+            value = 0;
+            if (++y == CROP) y = 0, ++image;
+        }
+    }
+    if (first + CHUNK <= num_values) {
+        store(out + first, pack);
+    } else {
+        for (int i = 0; first + i < num_values; ++i) out[first + i] = pack.at[i];
+    }
+}

@@ -1,0 +1,54 @@
+// Local response normalisation, channels last (kernels/lrn.rs):
+//   y_i = x_i (k + alpha * sum of x_j^2 over |j - i| <= n / 2 within i's group)^-beta
+//
+// Bytes moved: forward reads x and writes y; backward reads x and dy and writes dx. Each once.
+// A thread computes CHUNK channels of one pixel. CHANNELS and GROUP are compiled in.
+
+constexpr int CHUNKS = CHANNELS / CHUNK;
+
+// The pixel's group, and the first channel in it, of thread `index`.
+__device__ inline size_t group_start(unsigned index, int& first) {
+    int channel = index % CHUNKS * CHUNK;
+    first = channel % GROUP;
+    return size_t(index / CHUNKS) * CHANNELS + channel - first;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    forward(const Real* __restrict__ x, Real* __restrict__ y, unsigned num_chunks, Rule rule) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_chunks) return;
+    int first;
+    size_t group = group_start(index, first);
+    Real raw[CHUNK + 2 * REACH];
+    load_chunk<REACH>(x + group, first, raw);
+    Wide a[CHUNK + 2 * REACH], normalised[CHUNK];
+#pragma unroll
+    for (int i = 0; i < CHUNK + 2 * REACH; ++i) a[i] = widen(raw[i]);
+    normalise(a, rule, normalised);
+    Pack<Real, CHUNK> out;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) narrow(normalised[i], out.at[i]);
+    store(y + group + first, out);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    backward(const Real* __restrict__ x, const Real* __restrict__ dy, Real* __restrict__ dx,
+             unsigned num_chunks, Rule rule) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_chunks) return;
+    int first;
+    size_t group = group_start(index, first);
+    Real raw_x[CHUNK + 4 * REACH], raw_dy[CHUNK + 2 * REACH];
+    load_chunk<2 * REACH>(x + group, first, raw_x);
+    load_chunk<REACH>(dy + group, first, raw_dy);
+    Wide a[CHUNK + 4 * REACH], gradient[CHUNK + 2 * REACH], da[CHUNK];
+#pragma unroll
+    for (int i = 0; i < CHUNK + 4 * REACH; ++i) a[i] = widen(raw_x[i]);
+#pragma unroll
+    for (int i = 0; i < CHUNK + 2 * REACH; ++i) gradient[i] = widen(raw_dy[i]);
+    differentiate(a, gradient, first, rule, da);
+    Pack<Real, CHUNK> out;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) narrow(da[i], out.at[i]);
+    store(dx + group + first, out);
+}

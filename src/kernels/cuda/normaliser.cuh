@@ -1,0 +1,110 @@
+// Local response normalisation of a chunk of channels of one pixel, in registers (kernels/normaliser.rs).
+//
+// A thread holds CHUNK neighbouring channels and as many beyond as its windows reach, read again
+// rather than exchanged with the neighbouring threads: they are in the first-level cache, and no thread waits.
+// GROUP channels are normalised apart from the others; CHUNK divides GROUP. LRN_SIZE is odd; 0 without LRN.
+
+constexpr int REACH = LRN_SIZE / 2;
+
+struct Rule {
+    Wide k, alpha, beta;
+};
+
+// max(x, 0), with NaN for NaN.
+__device__ inline Wide relu(Wide x) { return x <= 0 ? Wide(0) : x; }
+
+// What the channels first - HALO to first + CHUNK + HALO of a group hold; zero outside the group.
+template <int HALO, typename T>
+__device__ inline void load_chunk(const T* group, int first, T (&to)[CHUNK + 2 * HALO]) {
+    Pack<T, CHUNK> own = load<CHUNK>(group + first);
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) to[HALO + i] = own.at[i];
+    constexpr int STEP = common_power_of_two(CHUNK, HALO, 8);
+#pragma unroll
+    for (int i = 0; i < HALO; i += STEP) {
+        Pack<T, STEP> before = {}, after = {};
+        int left = first - HALO + i, right = first + CHUNK + i;
+        if (left >= 0) before = load<STEP>(group + left);
+        if (right < GROUP) after = load<STEP>(group + right);
+#pragma unroll
+        for (int j = 0; j < STEP; ++j) {
+            to[i + j] = before.at[j];
+            to[HALO + CHUNK + i + j] = after.at[j];
+        }
+    }
+}
+
+#ifdef __CUDA_ARCH__
+__device__ inline float inverse_root(float d) {
+    float r;
+    asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(d));
+    return r;
+}
+__device__ inline float root(float d) {
+    float r;
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(d));
+    return r;
+}
+#else
+__device__ inline float inverse_root(float d) { return 1 / sqrtf(d); }
+__device__ inline float root(float d) { return sqrtf(d); }
+#endif
+__device__ inline double inverse_root(double d) { return 1 / sqrt(d); }
+__device__ inline double root(double d) { return sqrt(d); }
+
+// d^-beta, and d^(-beta - 1) in `next`. 0 for an infinite d.
+__device__ inline Wide power(Wide d, const Rule& rule, Wide& next) {
+#if THREE_QUARTERS
+    Wide r = inverse_root(d);
+    Wide p = r * root(r);
+    next = p * r * r;
+    return p;
+#else
+    Wide p = pow(d, -rule.beta);
+    next = p / d;
+    return p;
+#endif
+}
+
+// k + alpha * the sum of squares over the window whose first element is `a`.
+__device__ inline Wide denominator(const Wide* a, const Rule& rule) {
+    Wide sum = a[0] * a[0];
+#pragma unroll
+    for (int j = 1; j < LRN_SIZE; ++j) sum += a[j] * a[j];
+    return rule.k + rule.alpha * sum;
+}
+
+// The normalised chunk, from activations with REACH more on each side.
+__device__ inline void normalise(
+    const Wide (&a)[CHUNK + 2 * REACH], const Rule& rule, Wide (&y)[CHUNK]) {
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        Wide next;
+        y[i] = a[REACH + i] * power(denominator(a + i, rule), rule, next);
+    }
+}
+
+// The gradient of the chunk's activations, from activations with 2 REACH more on each side and the
+// gradient of the normalised values with REACH more.
+__device__ inline void differentiate(
+    const Wide (&a)[CHUNK + 4 * REACH], const Wide (&dy)[CHUNK + 2 * REACH], int first,
+    const Rule& rule, Wide (&da)[CHUNK]) {
+    Wide product[CHUNK + 2 * REACH];
+#pragma unroll
+    for (int i = 0; i < CHUNK + 2 * REACH; ++i) {
+        Wide next, p = power(denominator(a + i, rule), rule, next);
+        int channel = first - REACH + i;
+        // Outside the group the activation is zero, and a NaN in the window must not get through.
+        bool inside = channel >= 0 && channel < GROUP;
+        product[i] = inside ? dy[i] * a[REACH + i] * next : Wide(0);
+        if (i >= REACH && i < REACH + CHUNK) da[i - REACH] = dy[i] * p;
+    }
+    Wide cross = 2 * rule.alpha * rule.beta;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        Wide sum = product[i];
+#pragma unroll
+        for (int j = 1; j < LRN_SIZE; ++j) sum += product[i + j];
+        da[i] -= cross * a[2 * REACH + i] * sum;
+    }
+}

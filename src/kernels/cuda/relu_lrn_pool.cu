@@ -1,0 +1,196 @@
+// ReLU, local response normalisation (unless LRN_SIZE is 0) and max pooling in one pass, channels last
+// (kernels/relu_lrn_pool.rs).
+//
+// Bytes moved: forward reads the map a and writes y and one byte of argmax per output; backward reads a, dy and
+// argmax and writes da. Each once from memory; what neighbouring threads share comes from the caches.
+// HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW, STRIDE, the outputs' OUT_HEIGHT and OUT_WIDTH are compiled in.
+
+constexpr int CHUNKS = CHANNELS / CHUNK;
+constexpr int COLUMN_GROUPS = (OUT_WIDTH + COLUMNS - 1) / COLUMNS;
+// Input columns under COLUMNS neighbouring windows.
+constexpr int SPAN = (COLUMNS - 1) * STRIDE + WINDOW;
+// Rows that a window has in common with the one below.
+constexpr int OVERLAP = WINDOW > STRIDE ? WINDOW - STRIDE : 0;
+
+// The largest of a row of a window, channel by channel, and its column in the window.
+struct Best {
+    Wide value[CHUNK];
+    int position[CHUNK];
+};
+
+// Of equals the first stays; a NaN exceeds everything.
+__device__ inline void take(Best& best, int i, Wide value, int position) {
+    bool better = value > best.value[i] || value != value;
+    best.value[i] = better ? value : best.value[i];
+    best.position[i] = better ? position : best.position[i];
+}
+
+// The values that are pooled: CHUNK channels of a pixel.
+__device__ inline void pooled_values(
+    const Real* group, int first, const Rule& rule, Wide (&values)[CHUNK]) {
+    Real raw[CHUNK + 2 * REACH];
+    load_chunk<REACH>(group, first, raw);
+#if LRN_SIZE > 0
+    Wide a[CHUNK + 2 * REACH];
+#pragma unroll
+    for (int i = 0; i < CHUNK + 2 * REACH; ++i) a[i] = relu(widen(raw[i]));
+    normalise(a, rule, values);
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) values[i] = rounded(values[i]);
+#else
+    // The largest activation is the activation of the largest: ReLU comes last.
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) values[i] = widen(raw[i]);
+#endif
+}
+
+// The row's part of COLUMNS windows, the first of which begins at input column x.
+__device__ inline void pool_row(
+    const Real* row, int x, int first, const Rule& rule, Best (&best)[COLUMNS]) {
+#pragma unroll
+    for (int j = 0; j < SPAN; ++j) {
+        Wide values[CHUNK];
+        // Columns beyond the map belong to windows that are not stored.
+        int column = x + j < WIDTH ? x + j : WIDTH - 1;
+        pooled_values(row + size_t(column) * CHANNELS, first, rule, values);
+#pragma unroll
+        for (int o = 0; o < COLUMNS; ++o) {
+            int position = j - o * STRIDE;
+            if (position < 0 || position >= WINDOW) continue;
+#pragma unroll
+            for (int i = 0; i < CHUNK; ++i) {
+                if (position == 0) {
+                    best[o].value[i] = values[i];
+                    best[o].position[i] = 0;
+                } else {
+                    take(best[o], i, values[i], position);
+                }
+            }
+        }
+    }
+}
+
+__device__ inline void store_pooled(
+    Real* y, unsigned char* argmax, size_t at, const Best& best) {
+    Pack<Real, CHUNK> values;
+    Pack<unsigned char, CHUNK> positions;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        narrow(LRN_SIZE > 0 ? best.value[i] : relu(best.value[i]), values.at[i]);
+        positions.at[i] = best.position[i];
+    }
+    store(y + at, values);
+    store(argmax + at, positions);
+}
+
+// A thread computes CHUNK channels of COLUMNS neighbouring outputs, marching down `strip` output rows; rows that
+// two windows share are normalised once.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    forward(const Real* __restrict__ a, Real* __restrict__ y, unsigned char* __restrict__ argmax,
+            unsigned num_threads, int strip, Rule rule) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_threads) return;
+    int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
+    int out_x = index / CHUNKS % COLUMN_GROUPS * COLUMNS;
+    unsigned strips = (OUT_HEIGHT + strip - 1) / strip;
+    unsigned at = index / (CHUNKS * COLUMN_GROUPS);
+    int out_y = at % strips * strip;
+    size_t image = at / strips;
+    const Real* map = a + image * HEIGHT * WIDTH * CHANNELS + channel - first;
+    int end = out_y + strip < OUT_HEIGHT ? out_y + strip : OUT_HEIGHT;
+
+    Best rows[WINDOW][COLUMNS];
+#pragma unroll
+    for (int r = 0; r < OVERLAP; ++r) {
+        const Real* row = map + size_t(out_y * STRIDE + r) * WIDTH * CHANNELS;
+        pool_row(row, out_x * STRIDE, first, rule, rows[r]);
+    }
+    for (; out_y < end; ++out_y) {
+#pragma unroll
+        for (int r = OVERLAP; r < WINDOW; ++r) {
+            const Real* row = map + size_t(out_y * STRIDE + r) * WIDTH * CHANNELS;
+            pool_row(row, out_x * STRIDE, first, rule, rows[r]);
+        }
+        size_t out = ((image * OUT_HEIGHT + out_y) * OUT_WIDTH + out_x) * CHANNELS + channel;
+#pragma unroll
+        for (int o = 0; o < COLUMNS; ++o) {
+            Best best = rows[0][o];
+#pragma unroll
+            for (int r = 1; r < WINDOW; ++r) {
+#pragma unroll
+                for (int i = 0; i < CHUNK; ++i) {
+                    take(best, i, rows[r][o].value[i], r * WINDOW + rows[r][o].position[i]);
+                }
+            }
+            if (out_x + o < OUT_WIDTH) store_pooled(y, argmax, out + o * CHANNELS, best);
+#pragma unroll
+            for (int r = 0; r < OVERLAP; ++r) rows[r][o] = rows[r + STRIDE][o];
+        }
+    }
+}
+
+// The first and one past the last of `num` windows along one side that hold `position`.
+__device__ inline int first_window(int position) {
+    return position < WINDOW ? 0 : (position - WINDOW) / STRIDE + 1;
+}
+__device__ inline int end_window(int position, int num) {
+    int end = position / STRIDE + 1;
+    return end < num ? end : num;
+}
+
+// Adds the gradients of the outputs of one window that came from `position`.
+__device__ inline void add_window(
+    const Real* dy, const unsigned char* argmax, int first, int position,
+    Wide (&gradient)[CHUNK + 2 * REACH]) {
+    Real raw[CHUNK + 2 * REACH];
+    unsigned char positions[CHUNK + 2 * REACH];
+    load_chunk<REACH>(dy, first, raw);
+    load_chunk<REACH>(argmax, first, positions);
+#pragma unroll
+    for (int i = 0; i < CHUNK + 2 * REACH; ++i) {
+        gradient[i] += positions[i] == position ? widen(raw[i]) : Wide(0);
+    }
+}
+
+// A thread computes CHUNK channels of one pixel of da, gathering from the windows over it.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    backward(const Real* __restrict__ a, const Real* __restrict__ dy,
+             const unsigned char* __restrict__ argmax, Real* __restrict__ da, unsigned num_threads,
+             Rule rule) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_threads) return;
+    int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
+    unsigned pixel = index / CHUNKS;
+    int x = pixel % WIDTH, y = pixel / WIDTH % HEIGHT;
+    size_t image = pixel / (WIDTH * HEIGHT);
+
+    Wide gradient[CHUNK + 2 * REACH] = {};
+    for (int wy = first_window(y); wy < end_window(y, OUT_HEIGHT); ++wy) {
+        for (int wx = first_window(x); wx < end_window(x, OUT_WIDTH); ++wx) {
+            int position = (y - wy * STRIDE) * WINDOW + x - wx * STRIDE;
+            size_t window = (image * OUT_HEIGHT + wy) * OUT_WIDTH + wx;
+            size_t group = window * CHANNELS + channel - first;
+            add_window(dy + group, argmax + group, first, position, gradient);
+        }
+    }
+    size_t group = size_t(pixel) * CHANNELS + channel - first;
+    Real raw[CHUNK + 4 * REACH];
+    load_chunk<2 * REACH>(a + group, first, raw);
+    Wide activation[CHUNK + 4 * REACH], out[CHUNK];
+#pragma unroll
+    for (int i = 0; i < CHUNK + 4 * REACH; ++i) activation[i] = relu(widen(raw[i]));
+#pragma unroll
+    for (int i = 0; i < CHUNK + 2 * REACH; ++i) gradient[i] = rounded(gradient[i]);
+#if LRN_SIZE > 0
+    differentiate(activation, gradient, first, rule, out);
+#else
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) out[i] = gradient[i];
+#endif
+    Pack<Real, CHUNK> pack;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        narrow(activation[2 * REACH + i] == 0 ? Wide(0) : out[i], pack.at[i]);
+    }
+    store(da + group + first, pack);
+}

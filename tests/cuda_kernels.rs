@@ -1,0 +1,77 @@
+//! The CUDA kernels without a GPU: NVRTC compiles them all, and an emulator runs them against their
+//! CPU twins. With ALEXNET_GPU_TESTS=1, the same checks on the first GPU.
+
+mod cuda_emulation;
+
+use std::ffi::CStr;
+
+use alexnet_mgpu::kernels::cuda::check::{self, Outcome};
+use alexnet_mgpu::kernels::cuda::compile::{Capability, available, image};
+use alexnet_mgpu::kernels::cuda::{CudaError, Machine, Program, cache::Cache};
+use cuda_emulation::{Emulator, Mode, compile_all};
+
+/// Ampere, Hopper and Blackwell.
+const CAPABILITIES: [Capability; 3] = [
+    Capability { major: 8, minor: 0 },
+    Capability { major: 9, minor: 0 },
+    Capability { major: 10, minor: 0 },
+];
+
+/// What the checks compile.
+fn programs() -> Vec<(Program, Vec<&'static CStr>)> {
+    let recorder = Emulator::new(Mode::Record);
+    check::all(&recorder).expect("nothing is compiled");
+    recorder.recorded()
+}
+
+fn assert_all_agree(outcomes: Result<Vec<Outcome>, CudaError>) {
+    let outcomes = outcomes.unwrap_or_else(|error| panic!("{error}"));
+    let wrong: Vec<_> = outcomes.iter().filter(|outcome| !outcome.is_ok()).collect();
+    assert!(wrong.is_empty() && !outcomes.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn nvrtc_compiles_every_kernel_for_ampere_hopper_and_blackwell() {
+    available().unwrap_or_else(|error| panic!("{error}"));
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let cache = Cache::at(folder.path().to_owned());
+    let programs = programs();
+    for (capability, (program, entries)) in
+        CAPABILITIES.iter().flat_map(|c| programs.iter().map(move |p| (c, p)))
+    {
+        let image = image(program, *capability, &cache).unwrap_or_else(|error| panic!("{error}"));
+        assert!(image.starts_with(b"\x7fELF"), "{program:?} is machine code");
+        for entry in entries {
+            let found = image.windows(entry.to_bytes().len()).any(|w| w == entry.to_bytes());
+            assert!(found, "{entry:?} is in {program:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gpu_newer_than_nvrtc_gets_code_its_driver_can_finish() {
+    let (program, _) = &programs()[0];
+    let newer = Capability { major: 99, minor: 0 };
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let image = image(program, newer, &Cache::at(folder.path().to_owned())).expect("compiles");
+    assert!(String::from_utf8_lossy(&image).contains(".target sm_1"), "PTX");
+    assert_eq!(image.last(), Some(&0), "the driver takes text that ends in NUL");
+}
+
+#[test]
+fn every_kernel_agrees_with_its_cpu_twin_when_emulated() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let emulator = Emulator::new(compile_all(&programs(), &folder));
+    assert_all_agree(check::all(&emulator));
+}
+
+/// The first GPU, where `ALEXNET_GPU_TESTS=1` says that there is one; a machine without then fails.
+#[test]
+fn every_kernel_agrees_with_its_cpu_twin_on_a_gpu_if_one_was_promised() {
+    if std::env::var_os("ALEXNET_GPU_TESTS").is_none_or(|value| value != "1") {
+        return;
+    }
+    let gpu = alexnet_mgpu::kernels::cuda::gpu::Gpu::of(0).unwrap_or_else(|e| panic!("{e}"));
+    let lane = gpu.on(std::ptr::null_mut());
+    assert_all_agree(check::all(&lane as &dyn Machine));
+}
