@@ -1,10 +1,13 @@
-//! The doors to libtorch that tch does not have. FFI: the only file that calls its C shim.
+//! The doors to libtorch that tch does not have. FFI: this file and its submodule are
+//! the only ones that call its C shim.
 //!
 //! The shim (`torch/csrc/inductor/aoti_torch/c/shim.h`) is libtorch's stable C interface, and its
 //! tensor handle is tch's `C_tensor` pointer (both are `at::Tensor*`). CUDA entry points live in
 //! libtorch_cuda.so and are looked up at run time, so that one binary serves machines without a GPU.
 //! The file offers safe functions only and knows nothing of networks.
 #![allow(unsafe_code)]
+
+pub mod cuda;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;

@@ -4,7 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files that may hold `unsafe` code, each with a safe face.
-const FFI: [&str; 2] = ["elements.rs", "torch_ext.rs"];
+const FFI: [&str; 7] = [
+    "elements.rs",
+    "kernels/cuda/compile.rs",
+    "kernels/cuda/gpu.rs",
+    "kernels/cuda/memory.rs",
+    "kernels/stream.rs",
+    "torch_ext.rs",
+    "torch_ext/cuda.rs",
+];
 
 /// What a module must not mention, as it would appear in a path: `crate::config`, `tch::`.
 const FORBIDDEN: [(&str, &[&str]); 7] = [

@@ -85,7 +85,15 @@ fn compile(program: &Program, entries: &[&CStr], library: &Path) {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned());
     let mut command = Command::new(&compiler);
     // Contraction is the GPU's choice, per program; the CPU twins never contract.
-    command.args(["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w"]);
+    command.args([
+        "-std=c++17",
+        "-O1",
+        "-ffp-contract=off",
+        "-fno-strict-aliasing",
+        "-shared",
+        "-fPIC",
+        "-w",
+    ]);
     command.args(program.definitions().iter().map(|definition| format!("-D{definition}")));
     command.args(["-x", "c++", "-", "-o"]).arg(library).stdin(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{compiler}: {error}"));

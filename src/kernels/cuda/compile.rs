@@ -44,13 +44,24 @@ impl std::fmt::Display for Capability {
 pub fn available() -> Result<(), CudaError> {
     static PRESENT: OnceLock<bool> = OnceLock::new();
     // SAFETY: opens the library, whose constructors have no preconditions.
-    match PRESENT.get_or_init(|| unsafe { sys::is_culib_present() }) {
+    match PRESENT.get_or_init(|| unsafe { sys::is_culib_present() } && open_builtins()) {
         true => Ok(()),
         false => Err(CudaError::Missing {
             library: "libnvrtc.so.13",
             advice: "run scripts/get-libtorch, which puts it beside libtorch",
         }),
     }
+}
+
+/// Opens the library NVRTC will look for, which it would not look for in this program's folders.
+fn open_builtins() -> bool {
+    let Ok((major, minor)) = version() else { return false };
+    let Ok(name) = CString::new(format!("libnvrtc-builtins.so.{major}.{minor}")) else {
+        return false;
+    };
+    // SAFETY: opens the library, whose constructors have no preconditions; it is never closed.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    !handle.is_null()
 }
 
 /// The image of `program` for GPUs of `capability`, from `cache` or compiled now.

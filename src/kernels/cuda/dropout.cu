@@ -20,11 +20,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     unsigned long long row = first_row + index / row_chunks;
     unsigned long long unit = first_unit + (unsigned long long)(index % row_chunks) * CHUNK;
     unsigned long long key = mix(layer_key ^ mix(row + GOLDEN));
-    Pack<Real, CHUNK> in = load<CHUNK>(x + size_t(index) * CHUNK), out;
+    Pack<Real, CHUNK> in = load<CHUNK>(x + size_t(index) * CHUNK);
+    Wide out[CHUNK];
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) {
         bool kept = mix(key + (unit + i) * GOLDEN) >> 32 >= threshold;
-        narrow(kept ? widen(in.at[i]) * scale : Wide(0), out.at[i]);
+        out[i] = kept ? widen(in.at[i]) * scale : Wide(0);
     }
-    store(y + size_t(index) * CHUNK, out);
+    store_rounded(y + size_t(index) * CHUNK, out);
 }

@@ -38,11 +38,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     int value = first % ROW;
     size_t image = row / CROP;
     int y = row % CROP;
-    Pack<Real, CHUNK> pack;
+    float values[CHUNK] = {};
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) {
         if (first + i < num_values) {
-            narrow(finished(frames, windows[image], scale, offsets[image], image, y, value), pack.at[i]);
+            values[i] = finished(frames, windows[image], scale, offsets[image], image, y, value);
         }
         if (++value == ROW) {
             value = 0;
@@ -50,8 +50,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
     if (first + CHUNK <= num_values) {
-        store(out + first, pack);
+        store_rounded(out + first, values);
     } else {
-        for (int i = 0; first + i < num_values; ++i) out[first + i] = pack.at[i];
+        for (int i = 0; first + i < num_values; ++i) narrow(values[i], out[first + i]);
     }
 }

@@ -25,10 +25,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int i = 0; i < CHUNK + 2 * REACH; ++i) a[i] = widen(raw[i]);
     normalise(a, rule, normalised);
-    Pack<Real, CHUNK> out;
-#pragma unroll
-    for (int i = 0; i < CHUNK; ++i) narrow(normalised[i], out.at[i]);
-    store(y + group + first, out);
+    store_rounded(y + group + first, normalised);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -47,8 +44,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int i = 0; i < CHUNK + 2 * REACH; ++i) gradient[i] = widen(raw_dy[i]);
     differentiate(a, gradient, first, rule, da);
-    Pack<Real, CHUNK> out;
-#pragma unroll
-    for (int i = 0; i < CHUNK; ++i) narrow(da[i], out.at[i]);
-    store(dx + group + first, out);
+    store_rounded(dx + group + first, da);
 }

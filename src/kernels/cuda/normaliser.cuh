@@ -10,8 +10,6 @@ struct Rule {
     Wide k, alpha, beta;
 };
 
-// max(x, 0), with NaN for NaN.
-__device__ inline Wide relu(Wide x) { return x <= 0 ? Wide(0) : x; }
 
 // What the channels first - HALO to first + CHUNK + HALO of a group hold; zero outside the group.
 template <int HALO, typename T>
@@ -34,7 +32,13 @@ __device__ inline void load_chunk(const T* group, int first, T (&to)[CHUNK + 2 *
     }
 }
 
+// relu is max(x, 0), with NaN for NaN.
 #ifdef __CUDA_ARCH__
+__device__ inline float relu(float x) {
+    float y;
+    asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(x));
+    return y;
+}
 __device__ inline float inverse_root(float d) {
     float r;
     asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(d));
@@ -46,9 +50,11 @@ __device__ inline float root(float d) {
     return r;
 }
 #else
+__device__ inline float relu(float x) { return x <= 0 ? 0 : x; }
 __device__ inline float inverse_root(float d) { return 1 / sqrtf(d); }
 __device__ inline float root(float d) { return sqrtf(d); }
 #endif
+__device__ inline double relu(double x) { return x <= 0 ? 0 : x; }
 __device__ inline double inverse_root(double d) { return 1 / sqrt(d); }
 __device__ inline double root(double d) { return sqrt(d); }
 

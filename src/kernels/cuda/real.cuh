@@ -25,6 +25,20 @@ __device__ inline void narrow(float x, float& to) { to = x; }
 __device__ inline void narrow(float x, double& to) { to = x; }
 __device__ inline void narrow(double x, double& to) { to = x; }
 
+// Two elements in a word, the first in its low half.
+__device__ inline unsigned rounded_pair(float low, float high) {
+#ifdef __CUDA_ARCH__
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    Bf16 halves[2];
+    narrow(low, halves[0]);
+    narrow(high, halves[1]);
+    return halves[1].bits << 16 | halves[0].bits;
+#endif
+}
+
 #if ELEMENT_BITS == 16
 typedef Bf16 Real;   // what is stored
 typedef float Wide;  // what is computed in
@@ -56,7 +70,38 @@ __device__ inline Pack<T, N> load(const T* from) {
 
 template <int N, typename T>
 __device__ inline void store(T* to, const Pack<T, N>& pack) {
-    *reinterpret_cast<Pack<T, N>*>(to) = pack;
+    if constexpr (sizeof(pack) % sizeof(uint4) == 0) {
+        // By a type of the compiler's own, which it does not take apart.
+        const uint4* from = reinterpret_cast<const uint4*>(&pack);
+#pragma unroll
+        for (int i = 0; i < sizeof(pack) / sizeof(uint4); ++i) {
+            reinterpret_cast<uint4*>(to)[i] = from[i];
+        }
+    } else {
+        *reinterpret_cast<Pack<T, N>*>(to) = pack;
+    }
+}
+
+// Writes N values, rounded to elements.
+template <int N, typename W, typename T>
+__device__ inline void store_rounded(T* to, const W (&values)[N]) {
+    Pack<T, N> pack;
+#pragma unroll
+    for (int i = 0; i < N; ++i) narrow(values[i], pack.at[i]);
+    store(to, pack);
+}
+
+// As words of two elements: stores of 16-bit parts would stay apart.
+template <int N>
+__device__ inline void store_rounded(Bf16* to, const float (&values)[N]) {
+    if constexpr (N == 1) {
+        narrow(values[0], *to);
+    } else {
+        Pack<unsigned, N / 2> pack;
+#pragma unroll
+        for (int i = 0; i < N / 2; ++i) pack.at[i] = rounded_pair(values[2 * i], values[2 * i + 1]);
+        store(reinterpret_cast<unsigned*>(to), pack);
+    }
 }
 
 // The largest power of two that divides all of them.

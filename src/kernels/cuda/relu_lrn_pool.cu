@@ -3,8 +3,10 @@
 //
 // Bytes moved: forward reads the map a and writes y and one byte of argmax per output; backward reads a, dy and
 // argmax and writes da. Each once from memory; what neighbouring threads share comes from the caches.
-// HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW, STRIDE, the outputs' OUT_HEIGHT and OUT_WIDTH are compiled in.
+// HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW and STRIDE are compiled in.
 
+constexpr int OUT_HEIGHT = (HEIGHT - WINDOW) / STRIDE + 1;
+constexpr int OUT_WIDTH = (WIDTH - WINDOW) / STRIDE + 1;
 constexpr int CHUNKS = CHANNELS / CHUNK;
 constexpr int COLUMN_GROUPS = (OUT_WIDTH + COLUMNS - 1) / COLUMNS;
 // Input columns under COLUMNS neighbouring windows.
@@ -12,39 +14,69 @@ constexpr int SPAN = (COLUMNS - 1) * STRIDE + WINDOW;
 // Rows that a window has in common with the one below.
 constexpr int OVERLAP = WINDOW > STRIDE ? WINDOW - STRIDE : 0;
 
-// The largest of a row of a window, channel by channel, and its column in the window.
+// The largest of CHUNK channels so far, and its position. After ReLU no value is negative.
+#if ELEMENT_BITS == 16
+// In one word that orders as they do: the value's bits above, 255 less its position below. A NaN exceeds everything.
 struct Best {
-    Wide value[CHUNK];
-    int position[CHUNK];
-};
+    unsigned key[CHUNK];
 
-// Of equals the first stays; a NaN exceeds everything.
-__device__ inline void take(Best& best, int i, Wide value, int position) {
-    bool better = value > best.value[i] || value != value;
-    best.value[i] = better ? value : best.value[i];
-    best.position[i] = better ? position : best.position[i];
-}
+    __device__ inline void set(int i, float value, int position) {
+        key[i] = __float_as_uint(value) | (255 - position);
+    }
+    __device__ inline void take(int i, float value, int position) {
+        unsigned other = __float_as_uint(value) | (255 - position);
+        key[i] = other > key[i] ? other : key[i];
+    }
+    // Of equals this one stays; the other's positions are `shift` later.
+    __device__ inline void take(int i, const Best& other, int shift) {
+        unsigned shifted = other.key[i] - shift;
+        key[i] = shifted > key[i] ? shifted : key[i];
+    }
+    __device__ inline float value(int i) const { return __uint_as_float(key[i] & 0xffff0000u); }
+    __device__ inline unsigned char position(int i) const { return 255 - (key[i] & 255); }
+};
+#else
+struct Best {
+    Wide values[CHUNK];
+    int positions[CHUNK];
+
+    __device__ inline void set(int i, Wide value, int position) {
+        values[i] = value;
+        positions[i] = position;
+    }
+    // Of equals the first stays; a NaN exceeds everything.
+    __device__ inline void take(int i, Wide value, int position) {
+        bool better = value > values[i] || value != value;
+        values[i] = better ? value : values[i];
+        positions[i] = better ? position : positions[i];
+    }
+    __device__ inline void take(int i, const Best& other, int shift) {
+        take(i, other.values[i], other.positions[i] + shift);
+    }
+    __device__ inline Wide value(int i) const { return values[i]; }
+    __device__ inline unsigned char position(int i) const { return positions[i]; }
+};
+#endif
 
 // The values that are pooled: CHUNK channels of a pixel.
 __device__ inline void pooled_values(
     const Real* group, int first, const Rule& rule, Wide (&values)[CHUNK]) {
     Real raw[CHUNK + 2 * REACH];
     load_chunk<REACH>(group, first, raw);
-#if LRN_SIZE > 0
     Wide a[CHUNK + 2 * REACH];
 #pragma unroll
     for (int i = 0; i < CHUNK + 2 * REACH; ++i) a[i] = relu(widen(raw[i]));
+#if LRN_SIZE > 0
     normalise(a, rule, values);
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) values[i] = rounded(values[i]);
 #else
-    // The largest activation is the activation of the largest: ReLU comes last.
 #pragma unroll
-    for (int i = 0; i < CHUNK; ++i) values[i] = widen(raw[i]);
+    for (int i = 0; i < CHUNK; ++i) values[i] = a[i];
 #endif
 }
 
-// The row's part of COLUMNS windows, the first of which begins at input column x.
+// The largest in one row of COLUMNS windows, the first of which begins at input column x.
 __device__ inline void pool_row(
     const Real* row, int x, int first, const Rule& rule, Best (&best)[COLUMNS]) {
 #pragma unroll
@@ -60,10 +92,9 @@ __device__ inline void pool_row(
 #pragma unroll
             for (int i = 0; i < CHUNK; ++i) {
                 if (position == 0) {
-                    best[o].value[i] = values[i];
-                    best[o].position[i] = 0;
+                    best[o].set(i, values[i], 0);
                 } else {
-                    take(best[o], i, values[i], position);
+                    best[o].take(i, values[i], position);
                 }
             }
         }
@@ -72,14 +103,14 @@ __device__ inline void pool_row(
 
 __device__ inline void store_pooled(
     Real* y, unsigned char* argmax, size_t at, const Best& best) {
-    Pack<Real, CHUNK> values;
+    Wide values[CHUNK];
     Pack<unsigned char, CHUNK> positions;
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) {
-        narrow(LRN_SIZE > 0 ? best.value[i] : relu(best.value[i]), values.at[i]);
-        positions.at[i] = best.position[i];
+        values[i] = best.value(i);
+        positions.at[i] = best.position(i);
     }
-    store(y + at, values);
+    store_rounded(y + at, values);
     store(argmax + at, positions);
 }
 
@@ -96,35 +127,37 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     unsigned at = index / (CHUNKS * COLUMN_GROUPS);
     int out_y = at % strips * strip;
     size_t image = at / strips;
-    const Real* map = a + image * HEIGHT * WIDTH * CHANNELS + channel - first;
     int end = out_y + strip < OUT_HEIGHT ? out_y + strip : OUT_HEIGHT;
+    constexpr size_t ROW = size_t(WIDTH) * CHANNELS;
+    const Real* map = a + image * HEIGHT * ROW + channel - first;
 
-    Best rows[WINDOW][COLUMNS];
+    // carried[r] is what row r of the next window holds, for the rows it shares with the one before.
+    Best carried[OVERLAP + 1][COLUMNS], row[COLUMNS], best[COLUMNS];
 #pragma unroll
     for (int r = 0; r < OVERLAP; ++r) {
-        const Real* row = map + size_t(out_y * STRIDE + r) * WIDTH * CHANNELS;
-        pool_row(row, out_x * STRIDE, first, rule, rows[r]);
+        pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, first, rule, carried[r]);
     }
     for (; out_y < end; ++out_y) {
 #pragma unroll
-        for (int r = OVERLAP; r < WINDOW; ++r) {
-            const Real* row = map + size_t(out_y * STRIDE + r) * WIDTH * CHANNELS;
-            pool_row(row, out_x * STRIDE, first, rule, rows[r]);
+        for (int r = 0; r < WINDOW; ++r) {
+            if (r >= OVERLAP) {
+                pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, first, rule, row);
+            }
+#pragma unroll
+            for (int o = 0; o < COLUMNS; ++o) {
+                const Best& largest = r < OVERLAP ? carried[r][o] : row[o];
+                if (r == 0) best[o] = largest;
+#pragma unroll
+                for (int i = 0; i < CHUNK; ++i) {
+                    if (r > 0) best[o].take(i, largest, r * WINDOW);
+                }
+                if (r >= STRIDE) carried[r - STRIDE][o] = largest;
+            }
         }
         size_t out = ((image * OUT_HEIGHT + out_y) * OUT_WIDTH + out_x) * CHANNELS + channel;
 #pragma unroll
         for (int o = 0; o < COLUMNS; ++o) {
-            Best best = rows[0][o];
-#pragma unroll
-            for (int r = 1; r < WINDOW; ++r) {
-#pragma unroll
-                for (int i = 0; i < CHUNK; ++i) {
-                    take(best, i, rows[r][o].value[i], r * WINDOW + rows[r][o].position[i]);
-                }
-            }
-            if (out_x + o < OUT_WIDTH) store_pooled(y, argmax, out + o * CHANNELS, best);
-#pragma unroll
-            for (int r = 0; r < OVERLAP; ++r) rows[r][o] = rows[r + STRIDE][o];
+            if (out_x + o < OUT_WIDTH) store_pooled(y, argmax, out + o * CHANNELS, best[o]);
         }
     }
 }
@@ -187,10 +220,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) out[i] = gradient[i];
 #endif
-    Pack<Real, CHUNK> pack;
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) {
-        narrow(activation[2 * REACH + i] == 0 ? Wide(0) : out[i], pack.at[i]);
+        out[i] = activation[2 * REACH + i] == 0 ? Wide(0) : out[i];
     }
-    store(da + group + first, pack);
+    store_rounded(da + group + first, out);
 }

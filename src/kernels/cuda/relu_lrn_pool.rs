@@ -33,8 +33,8 @@ pub fn forward<T: CudaReal>(
     map: Map,
 ) -> Result<(), CudaError> {
     let output = kernel.check(map, a.len(), [y.len(), argmax.len()]);
-    // 16 bytes of bfloat16, and the registers they need in fp32.
-    let chunk = T::chunk(8, group_channels(kernel, map));
+    // 16 bytes, and not more registers than fit.
+    let chunk = T::chunk(if T::BITS == 16 { 8 } else { 4 }, group_channels(kernel, map));
     check_aligned(chunk, [a, y.as_slice()], argmax.as_slice())?;
     let strip_threads =
         map.num_images * (map.channels / chunk as usize) * output.width.div_ceil(COLUMNS as usize);

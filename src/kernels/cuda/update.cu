@@ -43,12 +43,7 @@ template <int N>
 __device__ inline void store_weights(
     Wide* weights, Bf16* copy, const Pack<Wide, N>& w) {
     store(weights, w);
-    if (copy) {
-        Pack<Bf16, N> narrowed;
-#pragma unroll
-        for (int j = 0; j < N; ++j) narrow(w.at[j], narrowed.at[j]);
-        store(copy, narrowed);
-    }
+    if (copy) store_rounded(copy, w.at);
 }
 
 struct Momentum {

@@ -17,8 +17,8 @@ use half::bf16;
 pub struct Outcome {
     /// The kernel, the element type and the shape.
     pub name: String,
-    /// The largest difference of an element from the twin's, relative to that or to the mean
-    /// magnitude, whichever is larger; infinite where only one of them is a number.
+    /// The largest difference of an element from the twin's, relative to that or to the root mean
+    /// square of all, whichever is larger; infinite where only one of them is a number.
     pub difference: f64,
     /// What the difference may be; zero where the results are to be equal bit for bit.
     pub limit: f64,
@@ -87,13 +87,14 @@ fn noise<T: Real>(len: usize, stream: u64, scale: f64) -> Vec<T> {
 
 /// Compares `ours` with `twin`, element by element.
 fn outcome<T: CudaReal>(name: String, ours: &[T], twin: &[T], limit: f64) -> Outcome {
-    let finite = || twin.iter().map(|&x| value(x).abs()).filter(|x| x.is_finite());
-    let mean = finite().sum::<f64>() / finite().count().max(1) as f64;
+    let finite = || twin.iter().map(|&x| value(x)).filter(|x| x.is_finite());
+    let square: f64 = finite().map(|x| x * x).sum();
+    let root_mean_square = (square / finite().count().max(1) as f64).sqrt();
     let difference = |(&ours, &twin): (&T, &T)| {
         let (a, b) = (value(ours), value(twin));
         match (a == b || a.is_nan() && b.is_nan(), a.is_finite() && b.is_finite()) {
             (true, _) => 0.0,
-            (false, true) => (a - b).abs() / b.abs().max(mean),
+            (false, true) => (a - b).abs() / b.abs().max(root_mean_square),
             (false, false) => f64::INFINITY,
         }
     };
