@@ -3,6 +3,8 @@
 //! Flags only say what the user wrote; what a missing flag means is the configuration's business.
 //! Nothing runs here.
 
+mod gpu_check;
+
 use std::path::{Path, PathBuf};
 
 use clap::{
@@ -15,6 +17,8 @@ use crate::{
     data::{Augment, Output},
     exit::EXIT_CODES_HELP,
 };
+
+pub use gpu_check::{GpuCheckCommand, GpuCheckKernelsArgs, GpuCheckSpeedArgs};
 
 /// Train AlexNet (Krizhevsky, Sutskever, Hinton 2012) on one or many GPUs.
 ///
@@ -110,6 +114,9 @@ pub enum Command {
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Check what needs GPUs
+    #[command(subcommand, hide = true)]
+    GpuCheck(GpuCheckCommand),
 }
 
 /// The flags of training. A flag that is absent leaves its key to the configuration.

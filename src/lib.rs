@@ -17,6 +17,7 @@ pub mod elements;
 pub mod exit;
 pub mod feed;
 pub mod inference;
+pub mod kernel_check;
 pub mod kernels;
 pub mod launch;
 pub mod metrics;

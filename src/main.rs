@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use alexnet_mgpu::bench;
 use alexnet_mgpu::checkpoint;
-use alexnet_mgpu::cli::{BenchCommand, Cli, Command, TrainArgs};
+use alexnet_mgpu::cli::{BenchCommand, Cli, Command, GpuCheckCommand, TrainArgs};
 use alexnet_mgpu::config::Config;
 use alexnet_mgpu::exit::{Exit, exit_of};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
-use alexnet_mgpu::{inference, openmp, run, torch_ext, verify};
+use alexnet_mgpu::{inference, kernel_check, openmp, run, torch_ext, verify};
 use anyhow::Result;
 use clap::Parser;
 
@@ -37,6 +37,10 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         Command::Verify(args) => verify::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench::step(&args).map(|()| Exit::Ok),
         Command::Bench(BenchCommand::Pipeline(args)) => bench::pipeline(&args).map(|()| Exit::Ok),
+        Command::GpuCheck(GpuCheckCommand::Kernels(args)) => kernel_check::kernels(&args),
+        Command::GpuCheck(GpuCheckCommand::Speed(args)) => {
+            kernel_check::speed(&args).map(|()| Exit::Ok)
+        }
         Command::Eval(args) => inference::eval(&args).map(|()| Exit::Ok),
         Command::Predict(args) => inference::predict(&args).map(|()| Exit::Ok),
     }

@@ -3,12 +3,18 @@
 
 mod cuda_emulation;
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 
+use alexnet_mgpu::config::{DeviceChoice, Gpus};
 use alexnet_mgpu::kernels::cuda::check::{self, Outcome};
 use alexnet_mgpu::kernels::cuda::compile::{Capability, available, image};
-use alexnet_mgpu::kernels::cuda::{CudaError, Machine, Program, cache::Cache};
+use alexnet_mgpu::kernels::cuda::program::Source;
+use alexnet_mgpu::kernels::cuda::{CudaError, Program, cache::Cache};
+use alexnet_mgpu::{device, kernel_check};
 use cuda_emulation::{Emulator, Mode, compile_all};
+use rayon::prelude::*;
+use tch::Device;
 
 /// Ampere, Hopper and Blackwell.
 const CAPABILITIES: [Capability; 3] = [
@@ -30,22 +36,35 @@ fn assert_all_agree(outcomes: Result<Vec<Outcome>, CudaError>) {
     assert!(wrong.is_empty() && !outcomes.is_empty(), "{wrong:#?}");
 }
 
+/// All programs for Hopper; for the others, one of each source and element type.
+fn compilations() -> Vec<(Capability, Program, Vec<&'static CStr>)> {
+    let mut seen = HashSet::new();
+    let mut compilations = Vec::new();
+    for (program, entries) in programs() {
+        let element_bits = program.definitions().swap_remove(0);
+        let first = seen.insert((program.source(), element_bits));
+        let wanted = CAPABILITIES.into_iter().filter(|c| first || c.major == 9);
+        compilations.extend(wanted.map(|capability| (capability, program, entries.clone())));
+    }
+    compilations
+}
+
 #[test]
 fn nvrtc_compiles_every_kernel_for_ampere_hopper_and_blackwell() {
     available().unwrap_or_else(|error| panic!("{error}"));
+    let compilations = compilations();
+    let sources: HashSet<_> = compilations.iter().map(|(_, p, _)| p.source()).collect();
+    assert_eq!(sources.len(), Source::ALL.len(), "a source without a check");
     let folder = tempfile::tempdir().expect("temporary folder");
     let cache = Cache::at(folder.path().to_owned());
-    let programs = programs();
-    for (capability, (program, entries)) in
-        CAPABILITIES.iter().flat_map(|c| programs.iter().map(move |p| (c, p)))
-    {
+    compilations.par_iter().for_each(|(capability, program, entries)| {
         let image = image(program, *capability, &cache).unwrap_or_else(|error| panic!("{error}"));
         assert!(image.starts_with(b"\x7fELF"), "{program:?} is machine code");
         for entry in entries {
             let found = image.windows(entry.to_bytes().len()).any(|w| w == entry.to_bytes());
             assert!(found, "{entry:?} is in {program:?}");
         }
-    }
+    });
 }
 
 #[test]
@@ -67,11 +86,18 @@ fn every_kernel_agrees_with_its_cpu_twin_when_emulated() {
 
 /// The first GPU, where `ALEXNET_GPU_TESTS=1` says that there is one; a machine without then fails.
 #[test]
-fn every_kernel_agrees_with_its_cpu_twin_on_a_gpu_if_one_was_promised() {
+fn every_kernel_and_layer_agrees_with_the_cpu_on_a_gpu_if_one_was_promised() {
     if std::env::var_os("ALEXNET_GPU_TESTS").is_none_or(|value| value != "1") {
         return;
     }
-    let gpu = alexnet_mgpu::kernels::cuda::gpu::Gpu::of(0).unwrap_or_else(|e| panic!("{e}"));
-    let lane = gpu.on(std::ptr::null_mut());
-    assert_all_agree(check::all(&lane as &dyn Machine));
+    let gpus = device::choose(DeviceChoice::Cuda, &Gpus::Count(1));
+    let gpus = gpus.unwrap_or_else(|error| panic!("{error}"));
+    let outcomes = kernel_check::outcomes(gpus[0]).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_all_agree(Ok(outcomes));
+}
+
+#[test]
+fn every_layer_and_optimizer_agrees_with_fp64_on_the_cpu() {
+    let outcomes = kernel_check::outcomes(Device::Cpu).unwrap_or_else(|error| panic!("{error:#}"));
+    assert_all_agree(Ok(outcomes));
 }

@@ -124,6 +124,11 @@ impl Net {
         Ok(())
     }
 
+    /// The layers in forward order, for running one at a time.
+    pub fn layers_mut(&mut self) -> &mut [Box<dyn Layer>] {
+        &mut self.layers
+    }
+
     /// The first layer, in forward order, whose output for `x` is not finite.
     ///
     /// # Errors

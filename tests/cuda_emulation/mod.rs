@@ -22,7 +22,7 @@ const GUARD: usize = 256;
 type Emulated = unsafe extern "C" fn(c_uint, c_uint, c_uint, *mut *mut c_void);
 
 /// What an emulator does with a launch.
-pub enum Mode {
+pub(crate) enum Mode {
     /// Notes which programs and kernels are asked for.
     Record,
     /// Runs it, from these libraries.
@@ -30,18 +30,18 @@ pub enum Mode {
 }
 
 /// See the module.
-pub struct Emulator {
+pub(crate) struct Emulator {
     mode: Mode,
     recorded: Mutex<Vec<(Program, &'static CStr)>>,
 }
 
 impl Emulator {
-    pub fn new(mode: Mode) -> Self {
+    pub(crate) fn new(mode: Mode) -> Self {
         Self { mode, recorded: Mutex::new(Vec::new()) }
     }
 
     /// The programs asked for so far, each with its kernels.
-    pub fn recorded(&self) -> Vec<(Program, Vec<&'static CStr>)> {
+    pub(crate) fn recorded(&self) -> Vec<(Program, Vec<&'static CStr>)> {
         let mut programs: Vec<(Program, Vec<&CStr>)> = Vec::new();
         for (program, entry) in self.recorded.lock().unwrap_or_else(PoisonError::into_inner).iter()
         {
@@ -59,7 +59,7 @@ impl Emulator {
 }
 
 /// Compiles programs as C++ libraries in a folder, on all cores.
-pub fn compile_all(programs: &[(Program, Vec<&'static CStr>)], folder: &TempDir) -> Mode {
+pub(crate) fn compile_all(programs: &[(Program, Vec<&'static CStr>)], folder: &TempDir) -> Mode {
     let next = Mutex::new(programs.iter().enumerate());
     let compiled = Mutex::new(HashMap::new());
     let work = || {

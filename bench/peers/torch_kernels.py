@@ -1,0 +1,127 @@
+"""Times what our CUDA kernels do, in PyTorch's operations: the peer of `alexnet-mgpu gpu-check speed`.
+
+The same shapes and names. Eager and under torch.compile; the optimizer as foreach and as fused. Backward passes are
+timed alone, on a graph that is kept. Prints one line of JSON.
+"""
+
+import argparse
+import json
+
+import torch
+import torch.nn.functional as F
+
+ITERATIONS = 200
+
+# The paper's parameters.
+SHAPES = [
+    (96, 3, 11, 11), (96,), (256, 48, 5, 5), (256,), (384, 256, 3, 3), (384,), (384, 192, 3, 3), (384,),
+    (256, 192, 3, 3), (256,), (4096, 9216), (4096,), (4096, 4096), (4096,), (1000, 4096), (1000,),
+]  # fmt: skip
+
+
+def time_us(work, iterations):
+    """Mean microseconds of one call, by the device's own clock."""
+    for _ in range(max(1, iterations // 4)):
+        work()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(iterations):
+        work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1e3 / iterations
+
+
+def relu_lrn_pool(x):
+    x = F.local_response_norm(F.relu(x), size=5, alpha=5 * 1e-4, beta=0.75, k=2.0)
+    return F.max_pool2d(x, 3, 2)
+
+
+def relu_pool(x):
+    return F.max_pool2d(F.relu(x), 3, 2)
+
+
+def both_passes(name, function, x, *arguments):
+    """Yields (name, forward) and (name, backward) of a function of x."""
+    x = x.detach().requires_grad_()
+    y = function(x, *arguments)
+    dy = torch.ones_like(y)
+    yield f"{name} forward", lambda: function(x, *arguments)
+    yield f"{name} backward", lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
+
+
+def maps(batch, dtype, element, variant):
+    """The layers of feature maps, channels last."""
+    layers = [
+        ("relu1+norm1+pool1", relu_lrn_pool, 55, 96),
+        ("relu2+norm2+pool2", relu_lrn_pool, 27, 256),
+        ("relu5+pool5", relu_pool, 13, 256),
+    ]
+    for name, function, side, channels in layers:
+        x = torch.randn(batch, channels, side, side, device="cuda", dtype=dtype)
+        x = x.contiguous(memory_format=torch.channels_last)
+        chosen = torch.compile(function) if variant == "compile" else function
+        yield from both_passes(f"{name} {element}", chosen, x)
+
+
+def vectors(batch, dtype, element, variant):
+    """Dropout, and cross-entropy with its gradient."""
+    compiled = torch.compile if variant == "compile" else (lambda function: function)
+    x = torch.randn(batch, 4096, device="cuda", dtype=dtype)
+    dropout = compiled(lambda x: F.dropout(x, 0.5))
+    yield f"dropout6 {element}", lambda: dropout(x)
+    logits = torch.randn(batch, 1000, device="cuda", dtype=dtype, requires_grad=True)
+    labels = torch.randint(0, 1000, (batch,), device="cuda")
+    loss = compiled(F.cross_entropy)
+    yield f"cross-entropy {element}", lambda: torch.autograd.grad(loss(logits, labels), logits)
+
+
+def finish(batch, dtype, element, variant):
+    """Crop, flip, cast and normalise of bytes on the device, by torchvision."""
+    from torchvision.transforms import v2
+
+    pixels = torch.randint(0, 256, (batch, 3, 256, 256), device="cuda", dtype=torch.uint8)
+    steps = v2.Compose([
+        v2.RandomCrop(227), v2.RandomHorizontalFlip(), v2.ToDtype(dtype),
+        v2.Normalize([124.0, 116.0, 104.0], [58.0, 57.0, 57.0]),
+    ])  # fmt: skip
+    if variant == "eager":
+        yield f"finish {element}", lambda: steps(pixels)
+
+
+def momentum(element, variant):
+    """SGD with momentum and weight decay over the paper's parameters in fp32."""
+    weights = [torch.randn(shape, device="cuda", requires_grad=True) for shape in SHAPES]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    how = {"fused": True} if variant == "fused" else {"foreach": True}
+    optimizer = torch.optim.SGD(weights, lr=1e-6, momentum=0.9, weight_decay=5e-4, **how)
+    yield f"momentum {element}", optimizer.step
+
+
+def parts(batch):
+    """Every (variant, name, work)."""
+    for element, dtype in [("bf16", torch.bfloat16), ("f32", torch.float32)]:
+        for variant in ["eager", "compile"]:
+            for part in [maps, vectors, finish]:
+                for name, work in part(batch, dtype, element, variant):
+                    yield variant, name, work
+    for variant in ["foreach", "fused"]:
+        for name, work in momentum("f32", variant):
+            yield variant, name, work
+
+
+def main():
+    parser = argparse.ArgumentParser(description="time our kernels' work in PyTorch")
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    args = parser.parse_args()
+    rows = [
+        {"kernel": name, "variant": variant, "us": time_us(work, args.iterations)}
+        for variant, name, work in parts(args.batch)
+    ]
+    print(json.dumps({"torch": torch.__version__, "batch": args.batch, "kernels": rows}))
+
+
+if __name__ == "__main__":
+    main()
