@@ -87,7 +87,14 @@ pub fn worker(config: &Config, arch: &Architecture, world: &World, place: Place)
         OptimizerChoice::Adam => Rule::Adam,
     };
     let optimizer = Optimizer::new(rule, train.weight_decay, train.bias_lr, &net.arena);
-    Ok(Worker { place, net, optimizer, global_batch: train.batch_size, seed: train.seed })
+    Ok(Worker {
+        place,
+        net,
+        optimizer,
+        global_batch: train.batch_size,
+        seed: train.seed,
+        resident: None,
+    })
 }
 
 /// A loader's receivers, for the ranks to take theirs from.

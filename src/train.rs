@@ -43,6 +43,9 @@ pub struct Worker {
     pub global_batch: usize,
     /// The seed of the run.
     pub seed: u64,
+    /// Images and labels on the device that every step takes in place of its batch's, to measure
+    /// steps alone.
+    pub resident: Option<(Tensor, Tensor)>,
 }
 
 /// What a step took, by phase, in milliseconds.
@@ -136,6 +139,15 @@ impl Worker {
         Ok(Tally::from_tensor(&sum))
     }
 
+    /// Puts a batch on the device for good: see [`Worker::resident`].
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn keep_resident(&mut self, batch: &Batch) -> Result<()> {
+        self.resident = Some(self.to_device(batch, batch.labels.len())?);
+        Ok(())
+    }
+
     /// The logits of images `x`, `[N, H, W, 3]`, without dropout.
     ///
     /// # Errors
@@ -148,6 +160,9 @@ impl Worker {
 
     /// The batch's `num_views` images in compute precision and its labels, on this rank's device.
     fn to_device(&self, batch: &Batch, num_views: usize) -> Result<(Tensor, Tensor)> {
+        if let Some((x, labels)) = &self.resident {
+            return Ok((x.shallow_clone(), labels.shallow_clone()));
+        }
         let (device, kind) = (self.place.device, self.net.arena.weights.kind());
         let x = images(&batch.images, num_views)?.f_to_device(device)?.f_to_kind(kind)?;
         Ok((x, Tensor::f_from_slice(&batch.labels)?.f_to_device(device)?))

@@ -158,8 +158,10 @@ fn cross_entropy(device: Device, precision: &Precision) -> Result<Outcome> {
 fn optimizer(rule: Rule, device: Device, precision: &Precision) -> Result<Outcome> {
     let arch = Architecture::by_name("alexnet-cifar", 10, 0.5).map(|a| Plan::new(&a, Site::WHOLE));
     let Some(plan) = arch.transpose()? else { anyhow::bail!("there is no alexnet-cifar") };
-    let sharing = Sharing { rank: 1, size: 2, ..ALONE };
     let weights_after = |kind: Kind, device: Device| -> Result<Tensor> {
+        // The same buckets in elements, whatever their size in bytes.
+        let bucket_bytes = kind.elt_size_in_bytes() << 20;
+        let sharing = Sharing { rank: 1, size: 2, bucket_bytes };
         let mut arena = plan.arena(kind, device, sharing);
         arena.load(|spec| Ok(spec.initial(1)))?;
         let gradient = noise(&[arena.grads.numel() as i64], 3) * 0.1;

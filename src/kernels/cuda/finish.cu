@@ -25,7 +25,7 @@ __device__ inline float finished(
     y += window.top;
     if (x < 0 || x >= FRAME_WIDTH || y < 0 || y >= FRAME_HEIGHT) return 0;
     unsigned char pixel = frames[((image * FRAME_HEIGHT + y) * FRAME_WIDTH + x) * 3 + c];
-    return float(pixel) * scale.at[c] + offset.at[c];
+    return float(pixel) * scale.at[c] + (c == 0 ? offset.at[0] : c == 1 ? offset.at[1] : offset.at[2]);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -38,16 +38,20 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     int value = first % ROW;
     size_t image = row / CROP;
     int y = row % CROP;
+    // Few chunks see a second image.
+    Window window = windows[image];
+    Channels offset = offsets[image];
     float values[CHUNK] = {};
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) {
-        if (first + i < num_values) {
-            values[i] = finished(frames, windows[image], scale, offsets[image], image, y, value);
-        }
-        if (++value == ROW) {
-            value = 0;
-            if (++y == CROP) y = 0, ++image;
-        }
+        if (first + i >= num_values) break;
+        values[i] = finished(frames, window, scale, offset, image, y, value);
+        if (++value < ROW) continue;
+        value = 0;
+        if (++y < CROP) continue;
+        y = 0;
+        ++image;
+        if (first + i + 1 < num_values) window = windows[image], offset = offsets[image];
     }
     if (first + CHUNK <= num_values) {
         store_rounded(out + first, values);

@@ -205,6 +205,8 @@ impl Machine for Lane {
             let address = driver("cuMemAlloc", unsafe { result::malloc_sync(num_bytes) })?;
             // SAFETY: fresh memory of this length.
             driver("cuMemsetD8", unsafe { result::memset_d8_sync(address, 0, num_bytes) })?;
+            // Our stream may be one that does not wait for the default one.
+            driver("cuCtxSynchronize", result::ctx::synchronize())?;
             Ok(address)
         })
     }
@@ -221,7 +223,8 @@ impl Machine for Lane {
         self.gpu.with_context(|| {
             self.wait()?;
             // SAFETY: the caller's promise.
-            driver("cuMemcpyHtoD", unsafe { result::memcpy_htod_sync(address, bytes) })
+            driver("cuMemcpyHtoD", unsafe { result::memcpy_htod_sync(address, bytes) })?;
+            driver("cuCtxSynchronize", result::ctx::synchronize())
         })
     }
 
