@@ -3,7 +3,7 @@
 //! Each layer is given the reference's own input and a random gradient, so that an error shows where
 //! it is made. Differences are of whole tensors, in the Euclidean norm.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::Outcome;
@@ -37,10 +37,16 @@ pub(super) fn all(device: Device) -> Result<Vec<Outcome>> {
     // Without it cuDNN takes ten bits for twenty-three.
     torch_ext::set_products(Products::Exact);
     let mut outcomes = Vec::new();
-    for precision in &PRECISIONS {
-        for name in networks(device) {
-            outcomes.extend(network(name, device, precision)?);
+    for name in networks(device) {
+        let arch = Architecture::by_name(name, 10, 0.5);
+        let arch = arch.with_context(|| format!("there is no architecture {name}"))?;
+        let plan = Plan::new(&arch, Site::WHOLE)?;
+        let initial: Vec<_> = plan.params.iter().map(|spec| spec.initial(1)).collect();
+        for precision in &PRECISIONS {
+            outcomes.extend(network(&arch, &plan, &initial, (device, precision))?);
         }
+    }
+    for precision in &PRECISIONS {
         outcomes.push(cross_entropy(device, precision)?);
         for rule in [Rule::Momentum(0.9), Rule::Adam] {
             outcomes.push(optimizer(rule, device, precision)?);
@@ -77,21 +83,27 @@ fn noise(size: &[i64], stream: u64) -> Tensor {
     Tensor::from_slice(&values).view(size)
 }
 
-fn net(plan: &Plan, kind: Kind, device: Device) -> Result<Net> {
+fn net(plan: &Plan, initial: &[Tensor], kind: Kind, device: Device) -> Result<Net> {
     let mut arena = plan.arena(kind, device, ALONE);
-    arena.load(|spec| Ok(spec.initial(1)))?;
+    let mut values = initial.iter();
+    arena.load(|spec| {
+        let value = values.next().map(Tensor::shallow_clone);
+        value.with_context(|| format!("{} has no value", spec.name))
+    })?;
     Ok(plan.build(arena))
 }
 
-fn network(name: &str, device: Device, precision: &Precision) -> Result<Vec<Outcome>> {
-    let arch = Architecture::by_name(name, 10, 0.5);
-    ensure!(arch.is_some(), "there is no architecture {name}");
-    let Some(arch) = arch else { return Ok(Vec::new()) };
-    let plan = Plan::new(&arch, Site::WHOLE)?;
-    let mut reference = net(&plan, Kind::Double, Device::Cpu)?;
+fn network(
+    arch: &Architecture,
+    plan: &Plan,
+    initial: &[Tensor],
+    (device, precision): (Device, &Precision),
+) -> Result<Vec<Outcome>> {
+    let name = arch.name;
+    let mut reference = net(plan, initial, Kind::Double, Device::Cpu)?;
     // Which of two nearly equal values pooling takes depends on their rounding.
-    let mut rounded = net(&plan, precision.kind, Device::Cpu)?;
-    let mut checked = net(&plan, precision.kind, device)?;
+    let mut rounded = net(plan, initial, precision.kind, Device::Cpu)?;
+    let mut checked = net(plan, initial, precision.kind, device)?;
     let dropout = Key::new(1, Purpose::Dropout);
     let pass = Pass { mode: Mode::Train, dropout, first: 3, columns: &Solo };
     let mut x = noise(&[BATCH, arch.input, arch.input, 3], 1) * 50.0;
@@ -156,8 +168,8 @@ fn cross_entropy(device: Device, precision: &Precision) -> Result<Outcome> {
 
 /// Two updates of a small network that shares its parameters with another replica.
 fn optimizer(rule: Rule, device: Device, precision: &Precision) -> Result<Outcome> {
-    let arch = Architecture::by_name("alexnet-cifar", 10, 0.5).map(|a| Plan::new(&a, Site::WHOLE));
-    let Some(plan) = arch.transpose()? else { anyhow::bail!("there is no alexnet-cifar") };
+    let arch = Architecture::by_name("alexnet-cifar", 10, 0.5).context("no alexnet-cifar")?;
+    let plan = Plan::new(&arch, Site::WHOLE)?;
     let weights_after = |kind: Kind, device: Device| -> Result<Tensor> {
         // The same buckets in elements, whatever their size in bytes.
         let bucket_bytes = kind.elt_size_in_bytes() << 20;
