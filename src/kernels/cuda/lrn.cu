@@ -19,11 +19,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (index >= num_chunks) return;
     int first;
     size_t group = group_start(index, first);
-    Real raw[CHUNK + 2 * REACH];
-    load_chunk<REACH>(x + group, first, raw);
     Wide a[CHUNK + 2 * REACH], normalised[CHUNK];
-#pragma unroll
-    for (int i = 0; i < CHUNK + 2 * REACH; ++i) a[i] = widen(raw[i]);
+    load_chunk<REACH, IDENTITY>(x + group, first, a);
     normalise(a, rule, normalised);
     store_rounded(y + group + first, normalised);
 }
@@ -35,14 +32,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (index >= num_chunks) return;
     int first;
     size_t group = group_start(index, first);
-    Real raw_x[CHUNK + 4 * REACH], raw_dy[CHUNK + 2 * REACH];
-    load_chunk<2 * REACH>(x + group, first, raw_x);
-    load_chunk<REACH>(dy + group, first, raw_dy);
     Wide a[CHUNK + 4 * REACH], gradient[CHUNK + 2 * REACH], da[CHUNK];
-#pragma unroll
-    for (int i = 0; i < CHUNK + 4 * REACH; ++i) a[i] = widen(raw_x[i]);
-#pragma unroll
-    for (int i = 0; i < CHUNK + 2 * REACH; ++i) gradient[i] = widen(raw_dy[i]);
+    load_chunk<2 * REACH, IDENTITY>(x + group, first, a);
+    load_chunk<REACH, IDENTITY>(dy + group, first, gradient);
     differentiate(a, gradient, first, rule, da);
     store_rounded(dx + group + first, da);
 }

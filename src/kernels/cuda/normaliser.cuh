@@ -11,50 +11,35 @@ struct Rule {
 };
 
 
-// What the channels first - HALO to first + CHUNK + HALO of a group hold; zero outside the group.
-template <int HALO, typename T>
-__device__ inline void load_chunk(const T* group, int first, T (&to)[CHUNK + 2 * HALO]) {
-    Pack<T, CHUNK> own = load<CHUNK>(group + first);
-#pragma unroll
-    for (int i = 0; i < CHUNK; ++i) to[HALO + i] = own.at[i];
+// The activations of channels first - HALO to first + CHUNK + HALO of a group; zero outside the group.
+template <int HALO, Activation ACTIVATION>
+__device__ inline void load_chunk(const Real* group, int first, Wide (&to)[CHUNK + 2 * HALO]) {
+    load_wide<CHUNK, ACTIVATION>(true, group + first, to + HALO);
     constexpr int STEP = common_power_of_two(CHUNK, HALO, 8);
 #pragma unroll
     for (int i = 0; i < HALO; i += STEP) {
-        Pack<T, STEP> before = {}, after = {};
         int left = first - HALO + i, right = first + CHUNK + i;
-        if (left >= 0) before = load<STEP>(group + left);
-        if (right < GROUP) after = load<STEP>(group + right);
-#pragma unroll
-        for (int j = 0; j < STEP; ++j) {
-            to[i + j] = before.at[j];
-            to[HALO + CHUNK + i + j] = after.at[j];
-        }
+        load_wide<STEP, ACTIVATION>(left >= 0, group + left, to + i);
+        load_wide<STEP, ACTIVATION>(right < GROUP, group + right, to + HALO + CHUNK + i);
     }
 }
 
-// relu is max(x, 0), with NaN for NaN.
+// Denominators are normal numbers: flushing those that are not to zero costs nothing but their handling.
 #ifdef __CUDA_ARCH__
-__device__ inline float relu(float x) {
-    float y;
-    asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(x));
-    return y;
-}
 __device__ inline float inverse_root(float d) {
     float r;
-    asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(d));
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
     return r;
 }
 __device__ inline float root(float d) {
     float r;
-    asm("sqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(d));
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
     return r;
 }
 #else
-__device__ inline float relu(float x) { return x <= 0 ? 0 : x; }
 __device__ inline float inverse_root(float d) { return 1 / sqrtf(d); }
 __device__ inline float root(float d) { return sqrtf(d); }
 #endif
-__device__ inline double relu(double x) { return x <= 0 ? 0 : x; }
 __device__ inline double inverse_root(double d) { return 1 / sqrt(d); }
 __device__ inline double root(double d) { return sqrt(d); }
 

@@ -50,13 +50,6 @@ typedef double Real;
 typedef double Wide;
 #endif
 
-// The value that would be read back.
-__device__ inline Wide rounded(Wide x) {
-    Real to;
-    narrow(x, to);
-    return widen(to);
-}
-
 // N elements that are loaded and stored together, 16 bytes at a time where there are as many.
 template <typename T, int N>
 struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Pack {
@@ -80,6 +73,80 @@ __device__ inline void store(T* to, const Pack<T, N>& pack) {
     } else {
         *reinterpret_cast<Pack<T, N>*>(to) = pack;
     }
+}
+
+// max(x, 0), with NaN for NaN.
+__device__ inline double relu(double x) { return x <= 0 ? 0 : x; }
+__device__ inline float relu(float x) {
+#ifdef __CUDA_ARCH__
+    float y;
+    asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return x <= 0 ? 0 : x;
+#endif
+}
+
+// bfloat16 comes two to a word, the first in its low half, and is made of them in one operation each.
+__device__ inline void unpack_pair(unsigned pair, float* to) {
+    to[0] = __uint_as_float(pair << 16);
+    to[1] = __uint_as_float(pair & 0xffff0000u);
+}
+
+__device__ inline unsigned relu_pair(unsigned pair) {
+#ifdef __CUDA_ARCH__
+    unsigned y;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(pair), "r"(0));
+    return y;
+#else
+    float halves[2];
+    unpack_pair(pair, halves);
+    return rounded_pair(relu(halves[0]), relu(halves[1]));
+#endif
+}
+
+enum Activation { IDENTITY, RELU };
+
+// Reads N activations into `to`; zeros where `inside` is false.
+template <int N, Activation ACTIVATION, typename T>
+__device__ inline void load_wide(bool inside, const T* from, Wide* to) {
+    Pack<T, N> pack = {};
+    if (inside) pack = load<N>(from);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        to[i] = ACTIVATION == RELU ? relu(widen(pack.at[i])) : widen(pack.at[i]);
+    }
+}
+
+template <int N, Activation ACTIVATION>
+__device__ inline void load_wide(bool inside, const Bf16* from, float* to) {
+    if constexpr (N == 1) {
+        float x = inside ? widen(*from) : 0;
+        *to = ACTIVATION == RELU ? relu(x) : x;
+    } else {
+        Pack<unsigned, N / 2> pairs = {};
+        if (inside) pairs = load<N / 2>(reinterpret_cast<const unsigned*>(from));
+#pragma unroll
+        for (int i = 0; i < N / 2; ++i) {
+            unpack_pair(ACTIVATION == RELU ? relu_pair(pairs.at[i]) : pairs.at[i], to + 2 * i);
+        }
+    }
+}
+
+// Replaces values by what elements would keep of them.
+template <int N>
+__device__ inline void round_to_elements(Wide (&values)[N]) {
+#if ELEMENT_BITS == 16
+#pragma unroll
+    for (int i = 0; i + 1 < N; i += 2) {
+        unpack_pair(rounded_pair(values[i], values[i + 1]), values + i);
+    }
+    if constexpr (N % 2 == 1) {
+        Bf16 last;
+        narrow(values[N - 1], last);
+        values[N - 1] = widen(last);
+    }
+#endif
 }
 
 // Writes N values, rounded to elements.

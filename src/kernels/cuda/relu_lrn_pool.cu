@@ -61,18 +61,13 @@ struct Best {
 // The values that are pooled: CHUNK channels of a pixel.
 __device__ inline void pooled_values(
     const Real* group, int first, const Rule& rule, Wide (&values)[CHUNK]) {
-    Real raw[CHUNK + 2 * REACH];
-    load_chunk<REACH>(group, first, raw);
-    Wide a[CHUNK + 2 * REACH];
-#pragma unroll
-    for (int i = 0; i < CHUNK + 2 * REACH; ++i) a[i] = relu(widen(raw[i]));
 #if LRN_SIZE > 0
+    Wide a[CHUNK + 2 * REACH];
+    load_chunk<REACH, RELU>(group, first, a);
     normalise(a, rule, values);
-#pragma unroll
-    for (int i = 0; i < CHUNK; ++i) values[i] = rounded(values[i]);
+    round_to_elements(values);
 #else
-#pragma unroll
-    for (int i = 0; i < CHUNK; ++i) values[i] = a[i];
+    load_chunk<0, RELU>(group, first, values);
 #endif
 }
 
@@ -171,17 +166,33 @@ __device__ inline int end_window(int position, int num) {
     return end < num ? end : num;
 }
 
+// Reads N positions into `to`; what it reads where `inside` is false does not matter.
+template <int N>
+__device__ inline void load_positions(bool inside, const unsigned char* from, unsigned char* to) {
+    Pack<unsigned char, N> pack = {};
+    if (inside) pack = load<N>(from);
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = pack.at[i];
+}
+
 // Adds the gradients of the outputs of one window that came from `position`.
 __device__ inline void add_window(
     const Real* dy, const unsigned char* argmax, int first, int position,
     Wide (&gradient)[CHUNK + 2 * REACH]) {
-    Real raw[CHUNK + 2 * REACH];
+    Wide outputs[CHUNK + 2 * REACH];
+    load_chunk<REACH, IDENTITY>(dy, first, outputs);
     unsigned char positions[CHUNK + 2 * REACH];
-    load_chunk<REACH>(dy, first, raw);
-    load_chunk<REACH>(argmax, first, positions);
+    load_positions<CHUNK>(true, argmax + first, positions + REACH);
+    constexpr int STEP = common_power_of_two(CHUNK, REACH, 8);
+#pragma unroll
+    for (int i = 0; i < REACH; i += STEP) {
+        int left = first - REACH + i, right = first + CHUNK + i;
+        load_positions<STEP>(left >= 0, argmax + left, positions + i);
+        load_positions<STEP>(right < GROUP, argmax + right, positions + REACH + CHUNK + i);
+    }
 #pragma unroll
     for (int i = 0; i < CHUNK + 2 * REACH; ++i) {
-        gradient[i] += positions[i] == position ? widen(raw[i]) : Wide(0);
+        if (positions[i] == position) gradient[i] += outputs[i];
     }
 }
 
@@ -207,13 +218,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
     size_t group = size_t(pixel) * CHANNELS + channel - first;
-    Real raw[CHUNK + 4 * REACH];
-    load_chunk<2 * REACH>(a + group, first, raw);
     Wide activation[CHUNK + 4 * REACH], out[CHUNK];
-#pragma unroll
-    for (int i = 0; i < CHUNK + 4 * REACH; ++i) activation[i] = relu(widen(raw[i]));
-#pragma unroll
-    for (int i = 0; i < CHUNK + 2 * REACH; ++i) gradient[i] = rounded(gradient[i]);
+    load_chunk<2 * REACH, RELU>(a + group, first, activation);
+    round_to_elements(gradient);
 #if LRN_SIZE > 0
     differentiate(activation, gradient, first, rule, out);
 #else
