@@ -6,23 +6,16 @@
 
 constexpr int CHUNKS = CHANNELS / CHUNK;
 
-// The pixel's group, and the first channel in it, of thread `index`.
-__device__ inline size_t group_start(unsigned index, int& first) {
-    int channel = index % CHUNKS * CHUNK;
-    first = channel % GROUP;
-    return size_t(index / CHUNKS) * CHANNELS + channel - first;
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS)
     forward(const Real* __restrict__ x, Real* __restrict__ y, unsigned num_chunks, Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_chunks) return;
-    int first;
-    size_t group = group_start(index, first);
+    int first = index % CHUNKS * CHUNK % GROUP;
+    size_t chunk = size_t(index) * CHUNK;
     Wide a[CHUNK + 2 * REACH], normalised[CHUNK];
-    load_chunk<REACH, IDENTITY>(x + group, first, a);
+    load_chunk<REACH, IDENTITY>(x + chunk, first, a);
     normalise(a, rule, normalised);
-    store_rounded(y + group + first, normalised);
+    store_rounded(y + chunk, normalised);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -30,11 +23,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
              unsigned num_chunks, Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_chunks) return;
-    int first;
-    size_t group = group_start(index, first);
+    int first = index % CHUNKS * CHUNK % GROUP;
+    size_t chunk = size_t(index) * CHUNK;
     Wide a[CHUNK + 4 * REACH], gradient[CHUNK + 2 * REACH], da[CHUNK];
-    load_chunk<2 * REACH, IDENTITY>(x + group, first, a);
-    load_chunk<REACH, IDENTITY>(dy + group, first, gradient);
+    load_chunk<2 * REACH, IDENTITY>(x + chunk, first, a);
+    load_chunk<REACH, IDENTITY>(dy + chunk, first, gradient);
     differentiate(a, gradient, first, rule, da);
-    store_rounded(dx + group + first, da);
+    store_rounded(dx + chunk, da);
 }

@@ -11,16 +11,17 @@ struct Rule {
 };
 
 
-// The activations of channels first - HALO to first + CHUNK + HALO of a group; zero outside the group.
+// The activations of a chunk and of HALO channels on each side; zero outside the group, in which the chunk begins
+// at channel `first`.
 template <int HALO, Activation ACTIVATION>
-__device__ inline void load_chunk(const Real* group, int first, Wide (&to)[CHUNK + 2 * HALO]) {
-    load_wide<CHUNK, ACTIVATION>(true, group + first, to + HALO);
+__device__ inline void load_chunk(const Real* chunk, int first, Wide (&to)[CHUNK + 2 * HALO]) {
+    load_wide<CHUNK, ACTIVATION>(true, chunk, to + HALO);
     constexpr int STEP = common_power_of_two(CHUNK, HALO, 8);
 #pragma unroll
     for (int i = 0; i < HALO; i += STEP) {
-        int left = first - HALO + i, right = first + CHUNK + i;
-        load_wide<STEP, ACTIVATION>(left >= 0, group + left, to + i);
-        load_wide<STEP, ACTIVATION>(right < GROUP, group + right, to + HALO + CHUNK + i);
+        bool left = first >= HALO - i, right = first < GROUP - CHUNK - i;
+        load_wide<STEP, ACTIVATION>(left, chunk - HALO + i, to + i);
+        load_wide<STEP, ACTIVATION>(right, chunk + CHUNK + i, to + HALO + CHUNK + i);
     }
 }
 
@@ -43,17 +44,15 @@ __device__ inline float root(float d) { return sqrtf(d); }
 __device__ inline double inverse_root(double d) { return 1 / sqrt(d); }
 __device__ inline double root(double d) { return sqrt(d); }
 
-// d^-beta, and d^(-beta - 1) in `next`. 0 for an infinite d.
-__device__ inline Wide power(Wide d, const Rule& rule, Wide& next) {
+// d^-beta, and 1 / d in `inverse`. Both 0 for an infinite d.
+__device__ inline Wide power(Wide d, const Rule& rule, Wide& inverse) {
 #if THREE_QUARTERS
     Wide r = inverse_root(d);
-    Wide p = r * root(r);
-    next = p * r * r;
-    return p;
+    inverse = r * r;
+    return r * root(r);
 #else
-    Wide p = pow(d, -rule.beta);
-    next = p / d;
-    return p;
+    inverse = 1 / d;
+    return pow(d, -rule.beta);
 #endif
 }
 
@@ -70,8 +69,8 @@ __device__ inline void normalise(
     const Wide (&a)[CHUNK + 2 * REACH], const Rule& rule, Wide (&y)[CHUNK]) {
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) {
-        Wide next;
-        y[i] = a[REACH + i] * power(denominator(a + i, rule), rule, next);
+        Wide inverse;
+        y[i] = a[REACH + i] * power(denominator(a + i, rule), rule, inverse);
     }
 }
 
@@ -83,12 +82,15 @@ __device__ inline void differentiate(
     Wide product[CHUNK + 2 * REACH];
 #pragma unroll
     for (int i = 0; i < CHUNK + 2 * REACH; ++i) {
-        Wide next, p = power(denominator(a + i, rule), rule, next);
-        int channel = first - REACH + i;
-        // Outside the group the activation is zero, and a NaN in the window must not get through.
-        bool inside = channel >= 0 && channel < GROUP;
-        product[i] = inside ? dy[i] * a[REACH + i] * next : Wide(0);
-        if (i >= REACH && i < REACH + CHUNK) da[i - REACH] = dy[i] * p;
+        Wide inverse, scaled = dy[i] * power(denominator(a + i, rule), rule, inverse);
+        product[i] = scaled * a[REACH + i] * inverse;
+        if (i >= REACH && i < REACH + CHUNK) {
+            da[i - REACH] = scaled;
+        } else {
+            // Outside the group the activation is zero, and a NaN in the window must not get through.
+            bool inside = i < REACH ? first >= REACH - i : first < GROUP + REACH - i;
+            product[i] = inside ? product[i] : Wide(0);
+        }
     }
     Wide cross = 2 * rule.alpha * rule.beta;
 #pragma unroll

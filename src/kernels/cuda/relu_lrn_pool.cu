@@ -60,14 +60,14 @@ struct Best {
 
 // The values that are pooled: CHUNK channels of a pixel.
 __device__ inline void pooled_values(
-    const Real* group, int first, const Rule& rule, Wide (&values)[CHUNK]) {
+    const Real* chunk, int first, const Rule& rule, Wide (&values)[CHUNK]) {
 #if LRN_SIZE > 0
     Wide a[CHUNK + 2 * REACH];
-    load_chunk<REACH, RELU>(group, first, a);
+    load_chunk<REACH, RELU>(chunk, first, a);
     normalise(a, rule, values);
     round_to_elements(values);
 #else
-    load_chunk<0, RELU>(group, first, values);
+    load_chunk<0, RELU>(chunk, first, values);
 #endif
 }
 
@@ -124,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     size_t image = at / strips;
     int end = out_y + strip < OUT_HEIGHT ? out_y + strip : OUT_HEIGHT;
     constexpr size_t ROW = size_t(WIDTH) * CHANNELS;
-    const Real* map = a + image * HEIGHT * ROW + channel - first;
+    const Real* map = a + image * HEIGHT * ROW + channel;
 
     // carried[r] is what row r of the next window holds, for the rows it shares with the one before.
     Best carried[OVERLAP + 1][COLUMNS], row[COLUMNS], best[COLUMNS];
@@ -166,33 +166,44 @@ __device__ inline int end_window(int position, int num) {
     return end < num ? end : num;
 }
 
-// Reads N positions into `to`; what it reads where `inside` is false does not matter.
+// Adds those of N outputs' gradients that came from a position; `pattern` holds it four times. Positions are compared
+// in words of four, in which a byte of zero then stands for each that is met.
 template <int N>
-__device__ inline void load_positions(bool inside, const unsigned char* from, unsigned char* to) {
-    Pack<unsigned char, N> pack = {};
-    if (inside) pack = load<N>(from);
+__device__ inline void add_outputs(
+    bool inside, const Real* dy, const unsigned char* argmax, unsigned pattern, Wide* gradient) {
+    Wide outputs[N];
+    load_wide<N, IDENTITY>(inside, dy, outputs);
+    Pack<unsigned, (N + 3) / 4> differences = {};
+    if (inside) {
+        if constexpr (N == 1) differences.at[0] = *argmax;
+        if constexpr (N == 2) differences.at[0] = *reinterpret_cast<const unsigned short*>(argmax);
+        if constexpr (N >= 4) {
+            differences = load<N / 4>(reinterpret_cast<const unsigned*>(argmax));
+        }
+    }
 #pragma unroll
-    for (int i = 0; i < N; ++i) to[i] = pack.at[i];
+    for (int i = 0; i < (N + 3) / 4; ++i) differences.at[i] ^= pattern;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        if (!(differences.at[i / 4] & 0xffu << 8 * (i % 4))) gradient[i] += outputs[i];
+    }
 }
 
-// Adds the gradients of the outputs of one window that came from `position`.
+// Adds the gradients of one window's outputs that came from `position`, the chunk's and of REACH channels on each
+// side.
 __device__ inline void add_window(
     const Real* dy, const unsigned char* argmax, int first, int position,
     Wide (&gradient)[CHUNK + 2 * REACH]) {
-    Wide outputs[CHUNK + 2 * REACH];
-    load_chunk<REACH, IDENTITY>(dy, first, outputs);
-    unsigned char positions[CHUNK + 2 * REACH];
-    load_positions<CHUNK>(true, argmax + first, positions + REACH);
+    unsigned pattern = position * 0x01010101u;
+    add_outputs<CHUNK>(true, dy, argmax, pattern, gradient + REACH);
     constexpr int STEP = common_power_of_two(CHUNK, REACH, 8);
 #pragma unroll
     for (int i = 0; i < REACH; i += STEP) {
-        int left = first - REACH + i, right = first + CHUNK + i;
-        load_positions<STEP>(left >= 0, argmax + left, positions + i);
-        load_positions<STEP>(right < GROUP, argmax + right, positions + REACH + CHUNK + i);
-    }
-#pragma unroll
-    for (int i = 0; i < CHUNK + 2 * REACH; ++i) {
-        if (positions[i] == position) gradient[i] += outputs[i];
+        bool left = first >= REACH - i, right = first < GROUP - CHUNK - i;
+        add_outputs<STEP>(left, dy - REACH + i, argmax - REACH + i, pattern, gradient + i);
+        constexpr int END = REACH + CHUNK;
+        add_outputs<STEP>(
+            right, dy + CHUNK + i, argmax + CHUNK + i, pattern, gradient + END + i);
     }
 }
 
@@ -213,13 +224,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int wx = first_window(x); wx < end_window(x, OUT_WIDTH); ++wx) {
             int position = (y - wy * STRIDE) * WINDOW + x - wx * STRIDE;
             size_t window = (image * OUT_HEIGHT + wy) * OUT_WIDTH + wx;
-            size_t group = window * CHANNELS + channel - first;
-            add_window(dy + group, argmax + group, first, position, gradient);
+            size_t chunk = window * CHANNELS + channel;
+            add_window(dy + chunk, argmax + chunk, first, position, gradient);
         }
     }
-    size_t group = size_t(pixel) * CHANNELS + channel - first;
+    size_t chunk = size_t(index) * CHUNK;
     Wide activation[CHUNK + 4 * REACH], out[CHUNK];
-    load_chunk<2 * REACH, RELU>(a + group, first, activation);
+    load_chunk<2 * REACH, RELU>(a + chunk, first, activation);
     round_to_elements(gradient);
 #if LRN_SIZE > 0
     differentiate(activation, gradient, first, rule, out);
@@ -231,5 +242,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int i = 0; i < CHUNK; ++i) {
         out[i] = activation[2 * REACH + i] == 0 ? Wide(0) : out[i];
     }
-    store_rounded(da + group + first, out);
+    store_rounded(da + chunk, out);
 }
