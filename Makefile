@@ -9,14 +9,14 @@ SHELL := /bin/bash
 CARGO_FLAGS ?=
 CARGO_BUILD := $(CARGO_FLAGS) --release
 
-# A Python that has bench/peers/requirements.txt; by default one of our own.
+# A Python that has what bench/peers imports; by default one of our own.
 PEER_PYTHON ?= .peers/bin/python
 export PEER_PYTHON
 PEER_VENV := $(filter .peers/bin/python,$(PEER_PYTHON))
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t26
 
 .PHONY: tools
 tools:
@@ -59,6 +59,14 @@ peers: .peers/.installed ## PyTorch to compare with, into .peers (several GB)
 	.peers/bin/python -m pip install -r $<
 	touch $@
 
+.PHONY: pipeline-peers
+pipeline-peers: .peers/.pipeline-installed ## DALI, FFCV and others to compare the input pipeline with
+
+.peers/.pipeline-installed: bench/peers/requirements-pipeline.txt bench/peers/install-ffcv .peers/.installed
+	.peers/bin/python -m pip install -r $<
+	bench/peers/install-ffcv .peers
+	touch $@
+
 .PHONY: golden
 golden: $(if $(PEER_VENV),.peers/.installed) ## rewrite tests/golden from Python PyTorch
 	$(PEER_PYTHON) scripts/golden.py
@@ -66,3 +74,7 @@ golden: $(if $(PEER_VENV),.peers/.installed) ## rewrite tests/golden from Python
 .PHONY: bench
 bench: build $(if $(PEER_VENV),.peers/.installed) ## time a training step against PyTorch (bench/README.md)
 	bench/run-step --peer --batch 64 --precision bf16 --threads $$(nproc)
+
+.PHONY: bench-pipeline
+bench-pipeline: build $(if $(PEER_VENV),.peers/.pipeline-installed) ## time the input pipeline against DALI, FFCV and others
+	bench/run-pipeline

@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub use gpu_check::{GpuCheckCommand, GpuCheckKernelsArgs, GpuCheckSpeedArgs};
+pub use pack::PackArgs;
 
 /// Train AlexNet (Krizhevsky, Sutskever, Hinton 2012) on one or many GPUs.
 ///
@@ -66,6 +67,7 @@ fn after_help() -> String {
           print the resolved configuration and the network, and stop
   alexnet-mgpu eval runs/alexnet-split --views 10
   alexnet-mgpu predict --model runs/alexnet-split cat.jpg
+  alexnet-mgpu pack imagenet imagenet-256
 
 A value comes from the first of these that has it: its flag, the last --set of its key, the file
 of --config, the paper. Results go to stdout, everything else to stderr.
@@ -111,6 +113,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Check on this machine, in 64-bit floats, that all modes train the same network
     Verify(VerifyArgs),
+    /// Decode and scale an image set once, to train on it at memory speed
+    Pack(PackArgs),
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -150,7 +154,8 @@ pub struct TrainArgs {
     pub threads: Option<usize>,
 
     /// An image folder (train/CLASS/*.jpg and val/ or test/), ILSVRC2012's tars, webdataset shards
-    /// (a folder or NAME-{000..146}.tar), CIFAR-10 or -100, or `generated` [data.path]
+    /// (a folder or NAME-{000..146}.tar), CIFAR-10 or -100, what `pack` wrote, or `generated`
+    /// [data.path]
     #[arg(long, visible_aliases = ["data-dir", "data-path"], value_name = "PATH", help_heading = "Data")]
     pub data: Option<String>,
     /// Decoding threads; 0 is automatic [data.workers, default: 0]
@@ -364,15 +369,34 @@ pub struct BenchStepArgs {
     pub warmup: usize,
 }
 
+/// What `bench pipeline` reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Input {
+    /// The images as they are stored.
+    #[default]
+    #[value(name = "jpeg")]
+    AsStored,
+    /// Packed as JPEG files of 256 pixels.
+    #[value(name = "jpeg256")]
+    PackedJpeg,
+    /// Packed as pixels, 256 x 256.
+    #[value(name = "u8")]
+    PackedPixels,
+}
+
 /// The flags of `bench pipeline`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchPipelineArgs {
     /// The image set, as for training
     #[arg(short, long, value_name = "PATH")]
     pub data: PathBuf,
+    /// What is read: the images as they are stored, or packed first as 256-pixel JPEG files or pixels,
+    /// unless they are already
+    #[arg(long, value_enum, default_value_t)]
+    pub input: Input,
     /// What batches are made of
-    #[arg(long, value_enum, default_value = "f32")]
-    pub output: Output,
+    #[arg(long, visible_alias = "output", value_enum, default_value = "f32")]
+    pub out: Output,
     /// What is done to images at random
     #[arg(long, value_enum, default_value = "paper")]
     pub augment: Augment,
@@ -394,5 +418,6 @@ pub struct BenchPipelineArgs {
     pub seconds: f64,
 }
 
+mod pack;
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod net;
 pub mod openmp;
 pub mod optim;
+pub mod pack;
 pub mod params;
 pub mod pretrained;
 pub mod progress;

@@ -11,7 +11,7 @@ use alexnet_mgpu::exit::{Exit, exit_of};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
-use alexnet_mgpu::{inference, kernel_check, openmp, run, torch_ext, verify};
+use alexnet_mgpu::{inference, kernel_check, openmp, pack, run, torch_ext, verify};
 use anyhow::Result;
 use clap::Parser;
 
@@ -36,7 +36,10 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         Command::Train(args) => train(&args, screen, log),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(BenchCommand::Step(args)) => bench::step(&args).map(|()| Exit::Ok),
-        Command::Bench(BenchCommand::Pipeline(args)) => bench::pipeline(&args).map(|()| Exit::Ok),
+        Command::Bench(BenchCommand::Pipeline(args)) => {
+            bench::pipeline(&args, screen).map(|()| Exit::Ok)
+        }
+        Command::Pack(args) => pack::run(&args, screen),
         Command::GpuCheck(GpuCheckCommand::Kernels(args)) => kernel_check::kernels(&args),
         Command::GpuCheck(GpuCheckCommand::Speed(args)) => {
             kernel_check::speed(&args).map(|()| Exit::Ok)

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, ensure};
 use serde::{Serialize, Serializer};
 
+use crate::data::{StageTimes, Stages};
 use crate::progress::{Progress, Status};
 use crate::run_folder::open_append;
 
@@ -85,6 +86,10 @@ pub struct StepReport {
     pub step_ms: f64,
     /// What that time was spent on.
     pub phases: PhaseTimes,
+    /// Batches that waited in the replica's queue when the step began.
+    pub num_queued: usize,
+    /// What the loader has spent since the run began; the first replica's is recorded.
+    pub loading: Stages,
 }
 
 /// The result of an evaluation over all replicas.
@@ -127,6 +132,8 @@ struct State {
     spare: Vec<Vec<Option<StepReport>>>,
     recent: VecDeque<Sums>,
     interval: Sums,
+    /// What the loader had spent by the last record.
+    recorded_loading: Stages,
 }
 
 /// The reports on a step so far, by replica.
@@ -154,6 +161,7 @@ impl Metrics {
             spare: Vec::new(),
             recent: VecDeque::with_capacity(NUM_RECENT),
             interval: Sums::default(),
+            recorded_loading: Stages::default(),
         };
         let (path, state) = (path.to_path_buf(), Mutex::new(state));
         Ok(Self { num_replicas, log_steps: log_steps.max(1), path, state })
@@ -221,6 +229,8 @@ impl Metrics {
         let interval = std::mem::take(&mut state.interval);
         let status = interval.status();
         state.progress.line(&status);
+        let loading =
+            interval.loading - std::mem::replace(&mut state.recorded_loading, interval.loading);
         let record = StepRecord {
             kind: "step",
             step: status.num_steps,
@@ -229,7 +239,9 @@ impl Metrics {
             lr: status.lr,
             img_per_s: status.img_per_s,
             wait_share: status.wait_share,
+            queued: interval.num_queued / interval.num_steps.max(1) as f64,
             ms: interval.mean_phases(),
+            loader_us: loading.us_per_image(),
         };
         self.write(state, &record)
     }
@@ -290,6 +302,8 @@ struct Sums {
     lr: f64,
     step_ms: f64,
     phases: PhaseTimes,
+    num_queued: f64,
+    loading: Stages,
 }
 
 impl Sums {
@@ -300,11 +314,13 @@ impl Sums {
         for report in reports {
             if report.replica == 0 {
                 (sums.last_step, sums.lr) = (report.step, report.lr);
+                sums.loading = report.loading;
             }
             sums.loss += report.loss_part;
             sums.num_images += report.num_images;
             sums.step_ms += each * report.step_ms;
             sums.phases.add(&report.phases, each);
+            sums.num_queued += each * report.num_queued as f64;
         }
         sums
     }
@@ -324,6 +340,8 @@ impl Sums {
         self.lr = later.lr;
         self.step_ms += later.step_ms;
         self.phases.add(&later.phases, 1.0);
+        self.num_queued += later.num_queued;
+        self.loading = later.loading;
     }
 
     fn status(&self) -> Status {
@@ -369,7 +387,11 @@ struct StepRecord {
     lr: f64,
     img_per_s: f64,
     wait_share: f64,
+    /// The mean number of batches ready when a step asked for one: near 0, the loader is too slow.
+    queued: f64,
     ms: PhaseTimes,
+    /// Microseconds of a decoding thread for one image.
+    loader_us: StageTimes,
 }
 
 #[derive(Serialize)]

@@ -3,10 +3,12 @@
 //! It shows numbers that others measured. The lines go through the log, so that they reach the
 //! run's log file in either case.
 
+mod count;
 mod logging;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+pub use count::Count;
 pub use logging::{LogFile, Screen, init_logging};
 
 /// The log target of lines that the bar makes superfluous on a terminal.

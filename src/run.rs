@@ -10,7 +10,7 @@ use tch::Kind;
 use crate::cancel::Cancel;
 use crate::canonical::{self, Tensors};
 use crate::config::{Config, Mode, Optimizer as OptimizerChoice, Precision};
-use crate::data::{BatchReceiver, Loader};
+use crate::data::{BatchReceiver, Loader, Stages};
 use crate::device;
 use crate::exit::{Coded, Exit};
 use crate::feed::Feed;
@@ -118,6 +118,12 @@ impl Handout {
     #[must_use]
     pub fn num_bad(&self) -> usize {
         self.loader.bad().count()
+    }
+
+    /// Where the loader's time went so far.
+    #[must_use]
+    pub fn stages(&self) -> Stages {
+        self.loader.stages()
     }
 
     /// The receiver of the rank at `place`, once.

@@ -144,8 +144,8 @@ impl<'a> Session<'a> {
     }
 
     /// One rank's whole run; its last tally.
-    fn rank(&self, place: Place, batches: &Handout) -> Result<Option<Tally>> {
-        let batches = batches.take(&place)?;
+    fn rank(&self, place: Place, handout: &Handout) -> Result<Option<Tally>> {
+        let batches = handout.take(&place)?;
         let mut worker = run::worker(self.config, &self.arch, &self.world, place)?;
         if let Some(weights) = &self.pretrained {
             let seed = self.config.train.seed;
@@ -167,6 +167,7 @@ impl<'a> Session<'a> {
                 }
                 break;
             }
+            let num_queued = batches.num_queued();
             let begun = Instant::now();
             let Some(batch) = batches.next()? else { break };
             let wait_ms = begun.elapsed().as_secs_f64() * 1e3;
@@ -183,6 +184,8 @@ impl<'a> Session<'a> {
                     lr,
                     step_ms,
                     phases: phases(wait_ms, &done),
+                    num_queued,
+                    loading: handout.stages(),
                 })?;
             }
             drop(batch);

@@ -73,6 +73,16 @@ impl Stop {
 /// # Errors
 /// If the system refuses a handler or the thread that waits for signals.
 pub fn install_signals(stop: Stop) -> Result<()> {
+    let notice = "stopping after this step; the checkpoint will be saved; press Ctrl-C again to \
+                  leave now";
+    install_signals_saying(stop, notice)
+}
+
+/// As [`install_signals`], for commands that have no steps: the log says `notice` on a request.
+///
+/// # Errors
+/// As [`install_signals`].
+pub fn install_signals_saying(stop: Stop, notice: &'static str) -> Result<()> {
     let requested = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // Both run in the signal handler, in this order: a second signal ends the process whatever
@@ -85,10 +95,7 @@ pub fn install_signals(stop: Stop) -> Result<()> {
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
             stop.request(signal);
-            tracing::warn!(
-                "stopping after this step; the checkpoint will be saved; press Ctrl-C again to \
-                 leave now"
-            );
+            tracing::warn!("{notice}");
         }
     };
     std::thread::Builder::new()

@@ -4,5 +4,7 @@
 pub mod cancel;
 #[path = "../../src/data/mod.rs"]
 pub mod data;
+#[path = "../../src/kernels/mod.rs"]
+pub mod kernels;
 #[path = "../../src/random.rs"]
 pub mod random;

@@ -1,33 +1,41 @@
-//! `bench pipeline`: how many images a second come out of the input pipeline.
+//! `bench pipeline`: how many images a second come out of the input pipeline, and how many could.
 
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use tempfile::TempDir;
 
-use super::peak_memory_mib;
+use super::{peak_memory_mib, resident_memory_mib};
 use crate::cancel::Cancel;
-use crate::cli::BenchPipelineArgs;
+use crate::cli::{BenchPipelineArgs, Input, PackArgs};
 use crate::config::DataConfig;
+use crate::data::packed::{Format, Manifest};
 use crate::data::{self, BatchReceiver, Delivery, Geometry, Order, Output, Split, TrainLoader};
-use crate::feed;
+use crate::exit::Exit;
+use crate::progress::Screen;
+use crate::{feed, pack};
 
 /// Batches before the clock starts: every slot is touched, buffers grow, files enter the page cache.
 const WARMUP_BATCHES: usize = 12;
+/// What the copies go between, in all: more than caches hold.
+const COPIED_BYTES: usize = 256 << 20;
 
 /// Loads training batches, drops them, and prints one line of JSON.
 ///
 /// # Errors
-/// If the images cannot be read, or are fewer than a batch.
+/// If the images cannot be read or packed, or are fewer than a batch.
 #[allow(clippy::print_stdout, reason = "the result of the command")]
-pub fn pipeline(args: &BenchPipelineArgs) -> Result<()> {
+pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
+    let packed = packed(args, screen)?;
+    let data = packed.as_ref().map_or(args.data.clone(), |dir| dir.path().join(PACK));
     let defaults = DataConfig::default();
-    let source = data::open(&args.data, Split::Train)?;
     let geometry = Geometry { resize: args.resize as u32, pad: 0, crop: args.crop as u32 };
-    let workers = feed::num_workers(args.threads);
+    let threads = feed::num_workers(args.threads);
     let loader = TrainLoader {
-        source,
+        source: data::open(&data, Split::Train)?,
         order: Order::Shuffled,
         geometry,
         recipe: args.augment.recipe(defaults.lighting_scale),
@@ -41,32 +49,69 @@ pub fn pipeline(args: &BenchPipelineArgs) -> Result<()> {
     let loader = loader.spawn(Delivery {
         shares: std::iter::once(0..args.batch).collect(),
         consumers_per_share: 1,
-        workers,
+        workers: threads,
         depth: defaults.depth,
-        output: args.output,
+        output: args.out,
         cancel: Cancel::default(),
     })?;
     let batches = &loader.receivers[0][0];
     take(batches, WARMUP_BATCHES, Duration::ZERO)?;
-    let before = loader.stages();
+    let (before, memory_before) = (loader.stages(), resident_memory_mib());
     let (num_batches, seconds) = take(batches, 1, Duration::from_secs_f64(args.seconds))?;
-    let stages = loader.stages() - before;
+    let us = (loader.stages() - before).us_per_image();
+    let (memory_after, memory_peak) = (resident_memory_mib(), peak_memory_mib());
     loader.join();
-    let values = geometry.num_values();
-    let num_bytes = values * element_bytes(args.output);
+    let num_bytes = geometry.num_values() * element_bytes(args.out);
+    let images_per_s = (num_batches * args.batch) as f64 / seconds;
+    let limit_time = Duration::from_secs_f64(args.seconds / 4.0);
     let result = json!({
-        "images_per_s": (num_batches * args.batch) as f64 / seconds,
-        "memcpy_images_per_s": memcpy(num_bytes, Duration::from_secs_f64(args.seconds / 4.0)),
-        "threads": workers,
-        "us_per_image": {
-            "read": stages.read.as_secs_f64() * 1e6 / stages.num_images as f64,
-            "decode": stages.decode.as_secs_f64() * 1e6 / stages.num_images as f64,
-            "finish": stages.finish.as_secs_f64() * 1e6 / stages.num_images as f64,
-        },
-        "peak_memory_mib": peak_memory_mib(),
+        "images_per_s": images_per_s,
+        "gb_per_s": images_per_s * num_bytes as f64 / 1e9,
+        // What the threads would reach if they did nothing else.
+        "decode_only_images_per_s": (us.decode > 0.0).then(|| threads as f64 * 1e6 / us.decode),
+        // What one thread reaches with the output's bytes.
+        "memcpy_images_per_s": images_copied(num_bytes, limit_time),
+        "fill_images_per_s": images_filled(num_bytes, limit_time),
+        "threads": threads,
+        "us_per_image": us,
+        "memory_mib": { "before": memory_before, "after": memory_after, "peak": memory_peak },
     });
     println!("{result}");
     Ok(())
+}
+
+/// The packed folder in a temporary one.
+const PACK: &str = "packed";
+
+/// Packs the images for the time of the measurement, if they have to be.
+fn packed(args: &BenchPipelineArgs, screen: &Screen) -> Result<Option<TempDir>> {
+    let format = match args.input {
+        Input::AsStored => return Ok(None),
+        Input::PackedJpeg => Format::Jpeg,
+        Input::PackedPixels => Format::U8,
+    };
+    if is_packed(&args.data, format)? {
+        return Ok(None);
+    }
+    let dir = TempDir::new().context("cannot make a temporary folder; set TMPDIR to another")?;
+    let pack = PackArgs {
+        src: Some(args.data.clone()),
+        dst: Some(dir.path().join(PACK)),
+        format,
+        size: 256,
+        quality: None,
+        shard_images: None,
+        workers: 0,
+        max_bad_fraction: DataConfig::default().max_bad_fraction,
+        verify: None,
+    };
+    ensure!(pack::run(&pack, screen)? == Exit::Ok, "stopped while packing");
+    Ok(Some(dir))
+}
+
+fn is_packed(data: &Path, format: Format) -> Result<bool> {
+    let manifest = if data.is_dir() { Manifest::read(data)? } else { None };
+    Ok(manifest.is_some_and(|manifest| manifest.settings.format == format))
 }
 
 /// Takes batches for at least `time` and `num`; their number and the seconds.
@@ -90,17 +135,30 @@ fn element_bytes(output: Output) -> usize {
 }
 
 /// Images of `num_bytes` that one thread copies in a second, between memory too large for caches.
-fn memcpy(num_bytes: usize, time: Duration) -> f64 {
-    const IMAGES: usize = 512;
-    let from = vec![1u8; IMAGES * num_bytes];
-    let mut to = vec![2u8; IMAGES * num_bytes];
+fn images_copied(num_bytes: usize, time: Duration) -> f64 {
+    let num_images = (COPIED_BYTES / 2 / num_bytes).max(1);
+    let from = vec![1u8; num_images * num_bytes];
+    images_written(num_bytes, time, |image, to| {
+        to.copy_from_slice(black_box(&from[image * num_bytes..][..num_bytes]));
+    })
+}
+
+/// Images of `num_bytes` that one thread fills with a constant in a second.
+fn images_filled(num_bytes: usize, time: Duration) -> f64 {
+    images_written(num_bytes, time, |_, to| to.fill(black_box(1)))
+}
+
+/// How often a second `write` writes an image, given its index.
+fn images_written(num_bytes: usize, time: Duration, write: impl Fn(usize, &mut [u8])) -> f64 {
+    let num_images = (COPIED_BYTES / 2 / num_bytes).max(1);
+    let mut to = vec![2u8; num_images * num_bytes];
     let begun = Instant::now();
-    let mut copied = 0;
+    let mut written = 0;
     while begun.elapsed() < time {
-        for (to, from) in to.chunks_exact_mut(num_bytes).zip(from.chunks_exact(num_bytes)) {
-            black_box(to).copy_from_slice(black_box(from));
+        for (image, to) in to.chunks_exact_mut(num_bytes).enumerate() {
+            write(image, black_box(to));
         }
-        copied += IMAGES;
+        written += num_images;
     }
-    copied as f64 / begun.elapsed().as_secs_f64()
+    written as f64 / begun.elapsed().as_secs_f64()
 }

@@ -30,11 +30,16 @@ impl BadImages {
     /// one unless `max_fraction` is zero: one broken file should not end a run on a small set.
     #[must_use]
     pub fn new(len: usize, max_fraction: f64) -> Self {
-        let limit = match max_fraction {
+        Self { len, limit: Self::tolerated(len, max_fraction), found: Mutex::default() }
+    }
+
+    /// How many bad ones of `len` images are tolerated.
+    #[must_use]
+    pub fn tolerated(len: usize, max_fraction: f64) -> usize {
+        match max_fraction {
             fraction if fraction > 0.0 => ((fraction * len as f64) as usize).max(1),
             _ => 0,
-        };
-        Self { len, limit, found: Mutex::default() }
+        }
     }
 
     /// The number of distinct bad images met so far.

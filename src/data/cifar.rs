@@ -118,6 +118,11 @@ impl Release {
         }
     }
 
+    /// What the set is called.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Reads one split into memory.
     pub(super) fn open(&self, dir: &Path, split: Split) -> Result<Cifar, DataError> {
         let (files, num_images) = match split {

@@ -17,7 +17,7 @@ pub enum DataError {
     /// The path of the image set is not there.
     #[error(
         "{}: no such folder; expected an image folder (PATH/train/<class>/*.jpg), the tars of \
-         ILSVRC2012, webdataset shards or CIFAR files", .path.display()
+         ILSVRC2012, webdataset shards, CIFAR files or a packed folder", .path.display()
     )]
     Missing {
         /// The path as given.

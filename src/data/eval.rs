@@ -87,11 +87,16 @@ impl Filler for EvalFiller {
     ) -> Result<Option<(i64, u32)>, DataError> {
         let EvalLoader { source, geometry, normalisation, views, .. } = &self.config;
         let sample = self.start + position;
-        if let Err(reason) = worker.load(&**source, sample, geometry, |slack| views.needed(slack)) {
-            self.bad.note(&**source, sample, reason);
-            return Ok(None);
-        }
-        worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), out);
+        let loaded = worker.load(&**source, sample, geometry, |slack| views.needed(slack));
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(reason) => {
+                self.bad.note(&**source, sample, reason);
+                return Ok(None);
+            }
+        };
+        let windows = |slack| views.windows(slack);
+        worker.finish(loaded, geometry, normalisation, [0.0; 3], windows, out);
         Ok(Some((source.label(sample) as i64, sample as u32)))
     }
 

@@ -38,12 +38,15 @@ impl Normalisation {
     }
 }
 
-/// A picture windows are cut from: RGB8, `[height, width, 3]`.
+/// A picture windows are cut from.
 #[derive(Clone, Copy)]
-pub(super) struct Frame<'a> {
-    pub(super) width: u32,
-    pub(super) height: u32,
-    pub(super) pixels: &'a [u8],
+pub struct Frame<'a> {
+    /// Pixels a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// RGB8, `[height, width, 3]`.
+    pub pixels: &'a [u8],
 }
 
 /// Factors and scratch of the pass, each a row of the output long.

@@ -6,6 +6,8 @@
 use super::archive::walk;
 use super::cifar::{CIFAR10_BINARY, CIFAR10_PYTHON, CIFAR100_BINARY, Cifar};
 use super::decode::{Decoder, Image};
+use super::packed::manifest::Manifest;
+use super::packed::records::Content as RecordsContent;
 use super::pickle::Pickle;
 use super::shards::index_shard;
 use super::source::Source;
@@ -91,6 +93,25 @@ pub fn pattern(bytes: &[u8]) -> Result<(), String> {
     let pattern = String::from_utf8_lossy(bytes);
     let paths = braces::expand(&pattern)?;
     assert!(!paths.is_empty() && paths.iter().all(|path| path.len() <= pattern.len() + 32));
+    Ok(())
+}
+
+/// Finds the tensors of a packed shard of two images of 4 x 4 pixels.
+pub fn packed(bytes: &[u8]) -> Result<(), String> {
+    let places = RecordsContent { num_images: 2, size: 4 }.find(bytes)?;
+    let (labels, images) = (places.labels..places.labels + 8, places.images..places.images + 96);
+    assert!(labels.end <= bytes.len() && images.end <= bytes.len());
+    assert!(labels.end <= images.start || images.end <= labels.start, "they do not overlap");
+    Ok(())
+}
+
+/// Reads the manifest of a packed folder.
+pub fn manifest(bytes: &[u8]) -> Result<(), String> {
+    let manifest = Manifest::parse(&String::from_utf8_lossy(bytes))?;
+    assert!(manifest.classes.len() >= 2 && manifest.settings.size <= 4096);
+    for part in [&manifest.train, &manifest.val] {
+        assert!(part.shards.keys().all(|name| !name.contains('/')));
+    }
     Ok(())
 }
 

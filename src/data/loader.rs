@@ -82,6 +82,12 @@ pub struct BatchReceiver {
 }
 
 impl BatchReceiver {
+    /// Finished batches that wait in the queue; at most the loader's depth.
+    #[must_use]
+    pub fn num_queued(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Waits for the next batch; `None` after the last.
     ///
     /// # Errors

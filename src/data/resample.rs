@@ -1,13 +1,15 @@
 //! Resizes a region of planes to interleaved RGB8: antialiased bilinear, as Pillow defines it.
 //!
 //! Each output sample is a weighted mean under a triangle as wide as the scale, cut off at the
-//! image's border. Columns are weighed first, straight from column-major planes, then rows; colour
-//! planes go from their own resolution to that of the output in the same step, so they are never
-//! enlarged, and colours are converted at the output's resolution.
+//! image's border. Columns are weighed first, straight from column-major planes, then rows, a strip
+//! of the output at a time so that all between stays in the first cache. Colour planes go from
+//! their own resolution to that of the output in the same step, so they are never enlarged, and
+//! colours are converted at the output's resolution.
 
 use std::ops::Range;
 
 use super::jpeg::Plane;
+use crate::kernels::shuffle::{self, SIDE};
 use crate::kernels::simd::{self, Kernel, LANES};
 
 /// One direction of a frame laid over an image: the centre of frame pixel `i` lies at
@@ -37,19 +39,22 @@ impl Taps {
         let origin = axis.origin / coarseness as f64;
         let len = (axis.len as usize).div_ceil(coarseness);
         let radius = step.max(1.0);
-        self.num = (2 * radius.ceil() as usize + 1).min(len);
+        let centre = |i: u32| origin + (f64::from(i) + 0.5) * step;
+        let support = |i: u32| {
+            let first = ((centre(i) - radius + 0.5).max(0.0) as usize).min(len - 1);
+            first..((centre(i) + radius + 0.5).max(0.0) as usize).clamp(first + 1, len)
+        };
+        self.num = range.clone().map(|i| support(i).len()).max().unwrap_or(0);
         self.starts.clear();
         self.weights.clear();
         for i in range {
-            let centre = origin + (f64::from(i) + 0.5) * step;
-            let first = ((centre - radius + 0.5).max(0.0) as usize).min(len - 1);
-            let end = ((centre + radius + 0.5).max(0.0) as usize).clamp(first + 1, len);
-            let start = first.min(len - self.num);
-            let weight = |at: usize| match (first..end).contains(&at) {
+            let (centre, support) = (centre(i), support(i));
+            let start = support.start.min(len - self.num);
+            let weight = |at: usize| match support.contains(&at) {
                 true => (1.0 - ((at as f64 + 0.5 - centre) / radius).abs()).max(0.0),
                 false => 0.0,
             };
-            let sum: f64 = (first..end).map(weight).sum();
+            let sum: f64 = support.clone().map(weight).sum();
             let scale = if sum > 0.0 { sum.recip() } else { 0.0 };
             self.starts.push(start);
             self.weights.extend((start..start + self.num).map(|at| (weight(at) * scale) as f32));
@@ -75,16 +80,18 @@ pub(super) struct Taps2 {
     pub(super) rows: Taps,
 }
 
-/// Scratch memory, kept between images.
+/// Scratch memory, kept between images: a strip of [`LANES`] output columns.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// [`LANES`] columns of weighed columns.
-    strip: Vec<f32>,
-    /// For each plane, `[source rows, output columns]`.
-    weighed: [Vec<f32>; 3],
-    /// For each plane, one output row.
-    rows: [Vec<f32>; 3],
+    /// Weighed columns, one after the other.
+    columns: Vec<f32>,
+    /// The same as rows: `[source rows, LANES]`.
+    turned: Vec<Lanes>,
+    /// For each plane, weighed rows: `[output rows, LANES]`.
+    planes: [Vec<Lanes>; 3],
 }
+
+type Lanes = [f32; LANES];
 
 /// Draws planes into rows of interleaved RGB.
 pub(super) struct Draw<'a> {
@@ -110,70 +117,109 @@ impl Draw<'_> {
 impl Kernel for Draw<'_> {
     #[inline(always)]
     fn run(self) {
-        let Scratch { strip, weighed, rows } = self.scratch;
+        let Scratch { columns, turned, planes } = self.scratch;
         let width = self.full.columns.starts.len();
         let taps = [self.full, self.colour, self.colour];
-        for ((plane, taps), weighed) in self.planes.iter().zip(taps).zip(weighed.iter_mut()) {
-            weigh_columns(plane, taps, strip, weighed);
-        }
-        for y in 0..self.full.rows.starts.len() {
-            let num = self.planes.len();
-            for (((row, weighed), taps), plane) in
-                rows.iter_mut().zip(weighed.iter()).zip(taps).zip(self.planes)
-            {
-                weigh_rows(weighed, plane.origin.1, width, taps.rows.of(y), row);
+        for left in (0..width).step_by(LANES) {
+            let num = LANES.min(width - left);
+            for ((plane, taps), drawn) in self.planes.iter().zip(taps).zip(planes.iter_mut()) {
+                weigh_columns(plane, &taps.columns, left..left + num, columns);
+                turn(columns, plane.height, turned);
+                weigh_rows(turned, plane.origin.1, &taps.rows, drawn);
             }
-            let out = &mut self.out[y * self.pitch..][..width * 3];
-            if num == 1 {
-                grey_row(&rows[0], out);
-            } else {
-                colour_row(rows, out);
+            let [y, cb, cr] = &*planes;
+            for (i, row) in self.out.chunks_mut(self.pitch).take(y.len()).enumerate() {
+                let pixels = &mut row[left * 3..][..num * 3];
+                match self.planes.len() {
+                    1 => grey_pixels(&y[i], pixels),
+                    _ => colour_pixels(&y[i], &cb[i], &cr[i], pixels),
+                }
             }
         }
     }
 }
 
-/// Weighs columns: from `[columns, height]` samples to `[height, output columns]`.
+/// Weighs columns `range` of the output over the whole height of the plane.
 #[inline(always)]
-fn weigh_columns(plane: &Plane, taps: &Taps2, strip: &mut Vec<f32>, out: &mut Vec<f32>) {
-    let (height, width) = (plane.height, taps.columns.starts.len());
-    strip.resize(LANES * height, 0.0);
-    out.resize(height * width, 0.0);
-    for left in (0..width).step_by(LANES) {
-        let num = LANES.min(width - left);
-        for (i, sums) in strip.chunks_exact_mut(height).take(num).enumerate() {
-            let (start, weights) = taps.columns.of(left + i);
-            sums.fill(0.0);
+fn weigh_columns(plane: &Plane, taps: &Taps, range: Range<usize>, columns: &mut Vec<f32>) {
+    columns.resize(LANES * padded(plane.height), 0.0);
+    for (i, column) in range.zip(columns.chunks_exact_mut(padded(plane.height))) {
+        let (start, weights) = taps.of(i);
+        weigh(&mut column[..plane.height], weights, |t| plane.column(start + t));
+    }
+}
+
+/// The length of a column of whole squares.
+#[inline(always)]
+fn padded(height: usize) -> usize {
+    height.next_multiple_of(SIDE)
+}
+
+/// Makes columns rows.
+#[inline(always)]
+fn turn(columns: &[f32], height: usize, rows: &mut Vec<Lanes>) {
+    rows.resize(padded(height), [0.0; LANES]);
+    for (top, rows) in (0..).step_by(SIDE).zip(rows.chunks_exact_mut(SIDE)) {
+        for left in (0..LANES).step_by(SIDE) {
+            let mut square = [[0.0; SIDE]; SIDE];
+            for (i, column) in square.iter_mut().enumerate() {
+                column.copy_from_slice(&columns[(left + i) * padded(height) + top..][..SIDE]);
+            }
+            for (row, turned) in rows.iter_mut().zip(&shuffle::transpose(&square)) {
+                row[left..left + SIDE].copy_from_slice(turned);
+            }
+        }
+    }
+}
+
+/// Weighs rows of `LANES` columns; the first is row `first` of the component.
+#[inline(always)]
+fn weigh_rows(rows: &[Lanes], first: usize, taps: &Taps, out: &mut Vec<Lanes>) {
+    out.resize(taps.starts.len(), [0.0; LANES]);
+    for (y, out) in out.iter_mut().enumerate() {
+        let (start, weights) = taps.of(y);
+        let mut sums = [0.0; LANES];
+        for (row, weight) in rows[start - first..].iter().zip(weights) {
+            for (sum, sample) in sums.iter_mut().zip(row) {
+                *sum += weight * sample;
+            }
+        }
+        *out = sums;
+    }
+}
+
+/// The weighted sum of as many sources as there are weights; source `t` is `from(t)`.
+#[inline(always)]
+fn weigh<'a>(out: &mut [f32], weights: &[f32], from: impl Fn(usize) -> &'a [u8]) {
+    match *weights {
+        [a, b] => weigh_all(out, [a, b], from),
+        [a, b, c] => weigh_all(out, [a, b, c], from),
+        [a, b, c, d] => weigh_all(out, [a, b, c, d], from),
+        _ => {
+            out.fill(0.0);
             for (t, &weight) in weights.iter().enumerate() {
-                for (sum, &sample) in sums.iter_mut().zip(plane.column(start + t)) {
+                for (sum, &sample) in out.iter_mut().zip(from(t)) {
                     *sum += weight * f32::from(sample);
                 }
             }
         }
-        for (y, row) in out.chunks_exact_mut(width).enumerate() {
-            for (i, to) in row[left..left + num].iter_mut().enumerate() {
-                *to = strip[i * height + y];
-            }
-        }
     }
 }
 
-/// Weighs rows for one output row.
+/// [`weigh`] in one pass, for the usual numbers of weights.
 #[inline(always)]
-fn weigh_rows(
-    weighed: &[f32],
-    first: usize,
-    width: usize,
-    (start, weights): (usize, &[f32]),
-    row: &mut Vec<f32>,
+fn weigh_all<'a, const N: usize>(
+    out: &mut [f32],
+    weights: [f32; N],
+    from: impl Fn(usize) -> &'a [u8],
 ) {
-    row.clear();
-    row.resize(width, 0.0);
-    for (t, &weight) in weights.iter().enumerate() {
-        let from = &weighed[(start - first + t) * width..][..width];
-        for (sum, &sample) in row.iter_mut().zip(from) {
-            *sum += weight * sample;
+    let sources: [&[u8]; N] = std::array::from_fn(|t| &from(t)[..out.len()]);
+    for (i, out) in out.iter_mut().enumerate() {
+        let mut sum = weights[0] * f32::from(sources[0][i]);
+        for t in 1..N {
+            sum += weights[t] * f32::from(sources[t][i]);
         }
+        *out = sum;
     }
 }
 
@@ -186,26 +232,25 @@ fn level(value: f32) -> u8 {
 }
 
 #[inline(always)]
-fn grey_row(row: &[f32], out: &mut [u8]) {
+fn grey_pixels(row: &Lanes, out: &mut [u8]) {
     for (pixel, &value) in out.chunks_exact_mut(3).zip(row) {
         pixel.fill(level(value));
     }
 }
 
-/// YCbCr to RGB (ITU-T T.871), a block of pixels at a time: colours first, then their interleaving.
+/// YCbCr to RGB (ITU-T T.871): colours first, then their interleaving.
 #[inline(always)]
-fn colour_row([y, cb, cr]: &[Vec<f32>; 3], out: &mut [u8]) {
-    let planes = y.chunks(LANES).zip(cb.chunks(LANES)).zip(cr.chunks(LANES));
-    for (pixels, ((y, cb), cr)) in out.chunks_mut(3 * LANES).zip(planes) {
-        let mut rgb = [[0u8; LANES]; 3];
-        for (i, ((&y, &cb), &cr)) in y.iter().zip(cb).zip(cr).enumerate() {
-            let (cb, cr) = (cb - 128.0, cr - 128.0);
-            rgb[0][i] = level(y + 1.402 * cr);
-            rgb[1][i] = level(y - 0.344_136 * cb - 0.714_136 * cr);
-            rgb[2][i] = level(y + 1.772 * cb);
-        }
-        for (i, pixel) in pixels.chunks_exact_mut(3).enumerate() {
-            pixel.copy_from_slice(&[rgb[0][i], rgb[1][i], rgb[2][i]]);
-        }
+fn colour_pixels(y: &Lanes, cb: &Lanes, cr: &Lanes, out: &mut [u8]) {
+    let mut rgb = [[0; LANES]; 3];
+    for i in 0..LANES {
+        let (y, cb, cr) = (y[i], cb[i] - 128.0, cr[i] - 128.0);
+        rgb[0][i] = level(y + 1.402 * cr);
+        rgb[1][i] = level(y - 0.344_136 * cb - 0.714_136 * cr);
+        rgb[2][i] = level(y + 1.772 * cb);
+    }
+    let mixed = shuffle::interleave(&rgb);
+    match out.as_chunks_mut().0 {
+        [a, b, c] => [*a, *b, *c] = mixed,
+        _ => out.copy_from_slice(&mixed.as_flattened()[..out.len()]),
     }
 }

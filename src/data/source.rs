@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use super::cifar::Release;
 use super::error::DataError;
+use super::finish::Frame;
 use super::folder::{self, Folder};
 use super::ilsvrc::{self, ClassTars};
+use super::packed::PackedSet;
 use super::shards::Shards;
 
 /// What [`Source::read`] left in the buffer.
@@ -57,6 +59,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When the file cannot be read; the caller adds the name.
     fn read(&self, index: usize, bytes: &mut Vec<u8>) -> io::Result<Content>;
+    /// Image `index` where it lies, if it lies in memory as pixels. It is then never read, nor
+    /// copied as a whole.
+    fn frame(&self, _index: usize) -> Option<Frame<'_>> {
+        None
+    }
 }
 
 /// A source that many threads read.
@@ -67,7 +74,8 @@ pub type Images = Arc<dyn Source>;
 ///   ILSVRC2012 with the devkit's labels;
 /// - `ILSVRC2012_img_train.tar` (or `train/<wnid>.tar`) beside `val` or `ILSVRC2012_img_val.tar`;
 /// - webdataset shards: a pattern with braces, a tar, or a folder of tars;
-/// - CIFAR-10 and CIFAR-100, binary or Python's, also one level down.
+/// - CIFAR-10 and CIFAR-100, binary or Python's, also one level down;
+/// - a folder written by `alexnet-mgpu pack`, by its manifest.
 ///
 /// # Errors
 /// A [`DataError`] that names the path and what was expected there.
@@ -87,8 +95,23 @@ pub fn open_both(path: &Path) -> Result<(Images, Images), DataError> {
     Ok((train, test))
 }
 
+/// What kind of image set lies at `path`, in a few words.
+///
+/// # Errors
+/// As [`open`], of which it does the first part.
+pub fn kind(path: &Path) -> Result<&'static str, DataError> {
+    Ok(match Layout::find(path)? {
+        Layout::Packed(set) => set.kind(),
+        Layout::Cifar(release, _) => release.name(),
+        Layout::Shards(_) => "webdataset shards",
+        Layout::Classes(root) if ilsvrc::is_here(&root)? => "tars of ILSVRC2012",
+        Layout::Classes(_) => "image folder",
+    })
+}
+
 /// The kinds of image sets.
 enum Layout {
+    Packed(PackedSet),
     Cifar(&'static Release, PathBuf),
     Shards(Shards),
     /// The folder that holds `train`, or ILSVRC2012's tars.
@@ -108,6 +131,9 @@ impl Layout {
         };
         if !metadata.is_dir() {
             return Self::of_file(path);
+        }
+        if let Some(packed) = PackedSet::find(path)? {
+            return Ok(Self::Packed(packed));
         }
         if let Some((release, folder)) = Release::find(path)? {
             return Ok(Self::Cifar(release, folder));
@@ -138,6 +164,7 @@ impl Layout {
 
     fn open(&self, split: Split, classes: Option<&[String]>) -> Result<Images, DataError> {
         Ok(match self {
+            Self::Packed(set) => set.open(split)?,
             Self::Cifar(release, folder) => Arc::new(release.open(folder, split)?),
             Self::Shards(shards) => Arc::new(shards.open(split, classes)?),
             Self::Classes(root) => match (split, ClassTars::find(root)?) {

@@ -13,7 +13,7 @@ use super::finish::{Normalisation, Pixel};
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
 use super::order::{EpochOrder, Order};
 use super::source::Images;
-use super::worker::{Needed, Worker};
+use super::worker::{Loaded, Needed, Worker};
 
 /// How many images in a row are tried before giving up.
 const MAX_TRIES: usize = 16;
@@ -90,7 +90,11 @@ struct TrainFiller {
 
 impl TrainFiller {
     /// Loads `sample` or the next good image after it; returns the index of the one loaded.
-    fn load(&self, worker: &mut Worker, showing: Showing) -> Result<usize, DataError> {
+    fn load(
+        &self,
+        worker: &mut Worker,
+        showing: Showing,
+    ) -> Result<(usize, Loaded<'_>), DataError> {
         let sample = showing.sample;
         let TrainLoader { geometry, recipe, .. } = &self.config;
         let needed = |slack| Needed::Window(recipe.window(slack, showing));
@@ -99,7 +103,7 @@ impl TrainFiller {
         let mut first_reason = None;
         for index in (sample..sample + tries).map(|index| index % source.len()) {
             match worker.load(source, index, geometry, needed) {
-                Ok(()) => return Ok(index),
+                Ok(loaded) => return Ok((index, loaded)),
                 Err(reason) => {
                     first_reason.get_or_insert_with(|| reason.clone());
                     self.bad.note(source, index, reason);
@@ -140,10 +144,10 @@ impl Filler for TrainFiller {
         let TrainLoader { source, geometry, recipe, normalisation, seed, .. } = &self.config;
         let sample = self.order.at(self.offset + position);
         let showing = Showing { seed: *seed, epoch: self.order.epoch(), sample };
-        let shown = self.load(worker, showing)?;
+        let (shown, loaded) = self.load(worker, showing)?;
         let shift = recipe.shift(showing);
         let window = |slack| [recipe.window(slack, showing)];
-        worker.finish(geometry, normalisation, shift, window, out);
+        worker.finish(loaded, geometry, normalisation, shift, window, out);
         Ok(Some((source.label(shown) as i64, shown as u32)))
     }
 

@@ -11,7 +11,7 @@ use super::augment::{Geometry, Window};
 use super::error::DataError;
 use super::finish::Normalisation;
 use super::folder::read_file;
-use super::worker::{Needed, Worker};
+use super::worker::{Loaded, Needed, Worker};
 
 /// Which crops of an image a test looks at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,7 @@ pub fn load_views(
     let needed = |slack| views.needed(slack);
     worker.decode(&bytes, geometry, needed).map_err(|source| DataError::Decode { name, source })?;
     let mut out = vec![0.0; views.num() * geometry.num_values()];
-    worker.finish(geometry, normalisation, [0.0; 3], |slack| views.windows(slack), &mut out);
+    let windows = |slack| views.windows(slack);
+    worker.finish(Loaded::Worker, geometry, normalisation, [0.0; 3], windows, &mut out);
     Ok(out)
 }

@@ -24,10 +24,21 @@ pub(super) enum Needed {
     Window(Window),
 }
 
+/// Where the frame of an image lies.
+#[derive(Clone, Copy)]
+pub(super) enum Loaded<'s> {
+    /// In the worker, until it loads another.
+    Worker,
+    /// Where the source has it.
+    Source(Frame<'s>),
+}
+
 /// The scratch memory of one thread.
 #[derive(Default)]
 pub(super) struct Worker {
     bytes: Vec<u8>,
+    /// What the source put there last.
+    content: Option<Content>,
     decoder: Decoder,
     image: Image,
     resizer: Resizer,
@@ -50,10 +61,30 @@ struct Region {
 }
 
 impl Worker {
-    /// Reads and decodes image `index`; the error is the reason, without the image's name.
+    /// Makes the frame of image `index`; the error is the reason, without the image's name.
     ///
     /// `needed` is told how far a window can move; the rest of the frame is left unspecified.
-    pub(super) fn load(
+    pub(super) fn load<'s>(
+        &mut self,
+        source: &'s dyn Source,
+        index: usize,
+        geometry: &Geometry,
+        needed: impl Fn((u32, u32)) -> Needed,
+    ) -> Result<Loaded<'s>, String> {
+        match source.frame(index) {
+            Some(frame) => Ok(self.take(frame, geometry)),
+            None => self.read(source, index, geometry, needed).map(|()| Loaded::Worker),
+        }
+    }
+
+    /// Takes pixels as they lie, or resizes them.
+    fn take<'s>(&mut self, frame: Frame<'s>, geometry: &Geometry) -> Loaded<'s> {
+        self.content = None;
+        self.resize(Some(frame), geometry);
+        if self.side.is_some() { Loaded::Worker } else { Loaded::Source(frame) }
+    }
+
+    fn read(
         &mut self,
         source: &dyn Source,
         index: usize,
@@ -63,8 +94,8 @@ impl Worker {
         let mut bytes = std::mem::take(&mut self.bytes);
         let begun = Instant::now();
         let content = source.read(index, &mut bytes);
-        let read = Instant::now();
-        self.stages.read += read - begun;
+        self.stages.read += begun.elapsed();
+        self.content = content.as_ref().ok().copied();
         let loaded = match content {
             Err(error) => Err(format!("cannot read: {error}")),
             Ok(Content::Encoded) => {
@@ -72,10 +103,9 @@ impl Worker {
             }
             Ok(Content::Rgb { width, height }) => {
                 let image = self.image.reset(width, height).map(|to| to.copy_from_slice(&bytes));
-                image.map(|()| self.resize(geometry)).map_err(|error| error.to_string())
+                image.map(|()| self.resize(None, geometry)).map_err(|error| error.to_string())
             }
         };
-        self.stages.decode += read.elapsed();
         self.bytes = bytes;
         loaded
     }
@@ -92,21 +122,32 @@ impl Worker {
         geometry: &Geometry,
         needed: impl Fn((u32, u32)) -> Needed,
     ) -> Result<(), DecodeError> {
-        if let Ok(side) = self.region.draw(bytes, geometry, needed, &mut self.square) {
+        let drawn = self.region.draw(bytes, geometry, needed, &mut self.square, &mut self.stages);
+        if let Ok(side) = drawn {
             self.side = Some(side);
             return Ok(());
         }
-        self.decoder.decode(bytes, &mut self.image)?;
-        self.resize(geometry);
+        let begun = Instant::now();
+        let decoded = self.decoder.decode(bytes, &mut self.image);
+        self.stages.decode += begun.elapsed();
+        decoded?;
+        self.resize(None, geometry);
         Ok(())
     }
 
-    /// Writes windows of the loaded image to `out`, one after another, each `[crop, crop, 3]`.
+    /// The file last loaded, if its pixels are the frame as they are.
+    pub(super) fn unscaled_file(&self) -> Option<&[u8]> {
+        let is_whole = self.side.is_none() && self.content == Some(Content::Encoded);
+        is_whole.then_some(&self.bytes)
+    }
+
+    /// Writes windows of the image last loaded to `out`, one after another, each `[crop, crop, 3]`.
     ///
     /// `windows` is told how far a window can move in the frame and yields as many windows as `out`
     /// has room for.
     pub(super) fn finish<P: Pixel, W: IntoIterator<Item = Window>>(
         &mut self,
+        loaded: Loaded<'_>,
         geometry: &Geometry,
         normalisation: &Normalisation,
         shift: [f32; 3],
@@ -115,13 +156,12 @@ impl Worker {
     ) {
         let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
-        let frame = match self.side {
-            Some(side) => Frame { width: side, height: side, pixels: &self.square },
-            None => Frame {
-                width: self.image.width(),
-                height: self.image.height(),
-                pixels: self.image.pixels(),
-            },
+        let frame = match (loaded, self.side) {
+            (Loaded::Source(frame), _) => frame,
+            (Loaded::Worker, Some(side)) => {
+                Frame { width: side, height: side, pixels: &self.square }
+            }
+            (Loaded::Worker, None) => whole(&self.image),
         };
         let windows = windows(geometry.slack(frame.width, frame.height));
         for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
@@ -130,13 +170,14 @@ impl Worker {
         self.stages.finish += begun.elapsed();
     }
 
-    /// Makes the frame of the decoded image.
-    fn resize(&mut self, geometry: &Geometry) {
-        let (width, height) = (self.image.width(), self.image.height());
+    /// Makes the frame of `picture`, or else of the decoded image.
+    fn resize(&mut self, picture: Option<Frame<'_>>, geometry: &Geometry) {
+        let Frame { width, height, pixels } = picture.unwrap_or_else(|| whole(&self.image));
         self.side = geometry.frame_side(width, height);
         let Some(side) = self.side else { return };
+        let begun = Instant::now();
         self.square.resize(side as usize * side as usize * 3, 0);
-        let from = ImageRef::new(width, height, self.image.pixels(), PixelType::U8x3)
+        let from = ImageRef::new(width, height, pixels, PixelType::U8x3)
             .expect("an image has width * height * 3 bytes");
         let mut to = ResizeTarget::from_slice_u8(side, side, &mut self.square, PixelType::U8x3)
             .expect("the square has side * side * 3 bytes");
@@ -149,7 +190,12 @@ impl Worker {
             .crop(x.origin, y.origin, extent(x), extent(y));
         let resized = self.resizer.resize(&from, &mut to, &options);
         resized.expect("the central square lies inside the image");
+        self.stages.resize += begun.elapsed();
     }
+}
+
+fn whole(image: &Image) -> Frame<'_> {
+    Frame { width: image.width(), height: image.height(), pixels: image.pixels() }
 }
 
 impl Region {
@@ -161,7 +207,9 @@ impl Region {
         geometry: &Geometry,
         needed: impl Fn((u32, u32)) -> Needed,
         square: &mut Vec<u8>,
+        stages: &mut Stages,
     ) -> Result<u32, Unsupported> {
+        let begun = Instant::now();
         let (width, height) = self.jpeg.open(bytes)?;
         check_size(width, height).map_err(|_| Unsupported)?;
         let side = geometry.frame_side(width, height).ok_or(Unsupported)?;
@@ -188,9 +236,12 @@ impl Region {
         let columns = reach(&self.full.columns, &self.colour.columns, coarseness.0, width);
         let rows = reach(&self.full.rows, &self.colour.rows, coarseness.1, height);
         let planes = self.jpeg.decode(bytes, columns, rows)?;
+        let decoded = Instant::now();
+        stages.decode += decoded - begun;
         let (full, colour, scratch) = (&self.full, &self.colour, &mut self.scratch);
         let (out, pitch) = (&mut square[start..], side as usize * 3);
         Draw { planes, full, colour, scratch, out, pitch }.draw();
+        stages.resize += decoded.elapsed();
         Ok(side)
     }
 }

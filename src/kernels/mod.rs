@@ -13,6 +13,7 @@ mod normaliser;
 pub mod pool;
 pub mod real;
 pub mod relu_lrn_pool;
+pub(crate) mod shuffle;
 pub(crate) mod simd;
 pub(crate) mod stream;
 pub mod sum;

@@ -1,4 +1,5 @@
 use std::fs;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -38,7 +39,22 @@ fn report(step: u64, replica: usize, loss_part: f64) -> StepReport {
     let mut phases = PhaseTimes::default();
     phases.add_ms(Phase::Wait, 20.0 * replica as f64);
     phases.add_ms(Phase::Backward, 8.0);
-    StepReport { step, replica, loss_part, num_images: 4, lr: 0.5, step_ms: 40.0, phases }
+    let loading = Stages {
+        num_images: 10 * (step + 1),
+        decode: Duration::from_micros(20 * (step + 1) * (step + 1)),
+        ..Stages::default()
+    };
+    StepReport {
+        step,
+        replica,
+        loss_part,
+        num_images: 4,
+        lr: 0.5,
+        step_ms: 40.0,
+        phases,
+        num_queued: 3 - replica,
+        loading,
+    }
 }
 
 const EVAL: EvalReport = EvalReport {
@@ -59,9 +75,11 @@ fn a_record_sums_loss_parts_over_replicas_and_averages_over_steps() {
             run.metrics.step(report(step, replica, step as f64)).expect("writable");
         }
     }
-    let expected = r#"{"kind":"step","step":2,"epoch":1,"loss":1.0,"lr":0.5,"img_per_s":200.0,"wait_share":0.25,"ms":{"wait":10.0,"copy":0.0,"forward":0.0,"backward":8.0,"exchange":0.0,"update":0.0}}"#;
+    let expected = r#"{"kind":"step","step":2,"epoch":1,"loss":1.0,"lr":0.5,"img_per_s":200.0,"wait_share":0.25,"queued":2.5,"ms":{"wait":10.0,"copy":0.0,"forward":0.0,"backward":8.0,"exchange":0.0,"update":0.0},"loader_us":{"read":0.0,"decode":4.0,"resize":0.0,"finish":0.0}}"#;
     assert_eq!(run.text().lines().next(), Some(expected));
     assert_eq!(run.lines()[1]["loss"], 5.0);
+    // 320 us for 40 images, less the first record's 80 us for 20.
+    assert_eq!(run.lines()[1]["loader_us"]["decode"], 12.0);
     assert_eq!(run.lines().len(), 2);
 }
 

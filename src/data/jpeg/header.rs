@@ -20,6 +20,13 @@ pub(super) struct Component {
     pub(super) ac: usize,
 }
 
+impl Component {
+    /// Blocks of this component in a minimum coded unit.
+    pub(super) fn num_blocks(&self) -> usize {
+        self.blocks.0 * self.blocks.1
+    }
+}
+
 /// What the scan needs. Tables are kept from one image to the next: most files share theirs.
 #[derive(Debug)]
 pub(super) struct Header {

@@ -21,7 +21,8 @@ pub(super) enum TableKind {
 ///
 /// An entry of `fast` packs, from the lowest bit: the bits to consume (8), the run of zeros (8) and
 /// the value (16, signed), where code and value fit [`FAST_BITS`]; an entry with bit 15 set
-/// packs the bits of the code and the symbol in place of the value; 0 means a longer code.
+/// packs the bits of the code and the symbol in place of the value; nothing but bit 15 means a
+/// longer code.
 #[derive(Debug)]
 pub(super) struct Table {
     kind: TableKind,
@@ -42,7 +43,7 @@ impl Table {
     pub(super) fn new(kind: TableKind) -> Self {
         Self {
             kind,
-            fast: Box::new([0; 1 << FAST_BITS]),
+            fast: Box::new([SYMBOL; 1 << FAST_BITS]),
             limits: [0; 17],
             offsets: [0; 17],
             counts: [0; 16],
@@ -60,7 +61,7 @@ impl Table {
         if values.len() > 256 || self.kind == TableKind::Dc && values.iter().any(|&v| v > 11) {
             return Err(Unsupported);
         }
-        self.fast.fill(0);
+        self.fast.fill(SYMBOL);
         let (mut code, mut index) = (0u32, 0usize);
         for len in 1..=16u32 {
             let count = usize::from(counts[len as usize - 1]);
@@ -171,7 +172,7 @@ impl<'a> Bits<'a> {
     pub(super) fn dc(&mut self, table: &Table) -> Result<i32, Unsupported> {
         self.refill();
         let entry = table.fast[(self.bits >> (64 - FAST_BITS)) as usize];
-        if entry & SYMBOL == 0 && entry != 0 {
+        if entry & SYMBOL == 0 {
             self.consume(entry & 0xff);
             return Ok(entry as i32 >> 16);
         }
@@ -181,58 +182,68 @@ impl<'a> Bits<'a> {
     }
 
     /// The coefficients after the first, each given to `store` as (index in zigzag order, value).
-    /// Returns the index after the last one.
+    /// Returns the index after the last one. In damaged data one index may lie beyond the block.
     #[inline(always)]
     pub(super) fn ac(
         &mut self,
         table: &Table,
         mut store: impl FnMut(usize, i32),
     ) -> Result<usize, Unsupported> {
-        let (mut k, mut end) = (1, 1);
-        while k < 64 {
-            if self.count < 32 {
-                self.refill();
-            }
-            let entry = table.fast[(self.bits >> (64 - FAST_BITS)) as usize];
-            let value = if entry & SYMBOL == 0 && entry != 0 {
-                self.consume(entry & 0xff);
-                k += (entry >> 8 & 0x7f) as usize;
-                entry as i32 >> 16
-            } else {
-                let (symbol, len) = symbol(entry, table, self.bits)?;
-                self.consume(len);
-                let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
-                if size == 0 {
-                    if run != 15 {
-                        break; // end of block
+        let mut k = 1;
+        loop {
+            self.refill();
+            // Two symbols take 54 bits at most.
+            for _ in 0..2 {
+                let entry = table.fast[(self.bits >> (64 - FAST_BITS)) as usize];
+                let value = if entry & SYMBOL == 0 {
+                    self.consume(entry & 0xff);
+                    k += (entry >> 8 & 0x7f) as usize;
+                    entry as i32 >> 16
+                } else {
+                    let (symbol, len) = symbol(entry, table, self.bits)?;
+                    self.consume(len);
+                    k += usize::from(symbol >> 4);
+                    match u32::from(symbol & 15) {
+                        0 if symbol != ZERO_RUN => return Ok(k - usize::from(symbol >> 4)),
+                        0 => 0,
+                        size => self.value(size),
                     }
-                    k += 16;
-                    continue;
+                };
+                store(k, value);
+                k += 1;
+                match k {
+                    ..64 => {}
+                    64 => return Ok(k),
+                    _ => return Err(Unsupported),
                 }
-                k += run;
-                self.value(size)
-            };
-            if k > 63 {
-                return Err(Unsupported);
             }
-            store(k, value);
-            k += 1;
-            end = k;
         }
-        Ok(end)
     }
 }
 
+/// Sixteen zeros; other symbols without a value end the block.
+const ZERO_RUN: u8 = 0xf0;
+
 #[inline(always)]
 fn symbol(entry: u32, table: &Table, bits: u64) -> Result<(u8, u32), Unsupported> {
-    if entry == 0 {
+    if entry == SYMBOL {
         return table.long_code(bits);
     }
     Ok(((entry >> 16) as u8, entry & 0xff))
 }
 
-/// Where a coefficient at zigzag index `k` belongs, below 64.
+/// Where a coefficient at zigzag index `k` belongs, below 64; anywhere if `k` is not.
 #[inline(always)]
 pub(super) fn place(k: usize) -> usize {
-    usize::from(ZIGZAG[k & 63]) & 63
+    usize::from(PLACES[k & 127]) & 63
 }
+
+const PLACES: [u8; 128] = {
+    let mut places = [63; 128];
+    let mut k = 0;
+    while k < 64 {
+        places[k] = ZIGZAG[k];
+        k += 1;
+    }
+    places
+};

@@ -1,85 +1,77 @@
 //! The inverse cosine transform of one block, and a column-major plane of samples to put it in.
 //!
 //! The accurate integer transform of the Independent JPEG Group's library (Loeffler, Ligtenberg and
-//! Moschytz 1989, 13 fractional bits): the same bits as that library. Eight columns or rows are
-//! worked on at a time. Planes are column-major because the resizer reads them so.
+//! Moschytz 1989, 13 fractional bits): the same bits as that library. Planes are column-major because
+//! the resizer reads them so.
 
-type Lanes = [i32; 8];
+use std::num::Wrapping;
 
 /// Bits of the fraction of the constants.
-const CONST_BITS: i32 = 13;
+const CONST_BITS: u32 = 13;
 /// Bits of the fraction that the first pass keeps.
-const PASS_BITS: i32 = 2;
+const PASS_BITS: u32 = 2;
 
+/// Transforms the columns of an 8 x 8 matrix, and drops `bits` bits of the fraction.
+///
+/// A loop over lanes around scalar arithmetic is the form that becomes vector code. Damaged files
+/// may overflow; what comes out then does not matter.
 #[inline(always)]
-fn map2(a: Lanes, b: Lanes, f: impl Fn(i32, i32) -> i32) -> Lanes {
-    std::array::from_fn(|i| f(a[i], b[i]))
+fn transform(x: &[i32; 64], bits: u32) -> [i32; 64] {
+    let mut out = [0; 64];
+    for lane in 0..8 {
+        let [x0, x1, x2, x3, x4, x5, x6, x7] = std::array::from_fn(|v| Wrapping(x[v * 8 + lane]));
+        let mul = |x: Wrapping<i32>, by: i32| x * Wrapping(by);
+
+        let z = mul(x2 + x6, 4433);
+        let (t2, t3) = (z - mul(x6, 15137), z + mul(x2, 6270));
+        let (t0, t1) = ((x0 + x4) << CONST_BITS as usize, (x0 - x4) << CONST_BITS as usize);
+        let even = [t0 + t3, t1 + t2, t1 - t2, t0 - t3];
+
+        let (z3, z4) = (x7 + x3, x5 + x1);
+        let z5 = mul(z3 + z4, 9633);
+        let (z1, z2) = (mul(x7 + x1, -7373), mul(x5 + x3, -20995));
+        let (z3, z4) = (mul(z3, -16069) + z5, mul(z4, -3196) + z5);
+        let odd = [
+            mul(x1, 12299) + z1 + z4,
+            mul(x3, 25172) + z2 + z3,
+            mul(x5, 16819) + z2 + z4,
+            mul(x7, 2446) + z1 + z3,
+        ];
+        let half = Wrapping(1 << (bits - 1));
+        for (i, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+            out[i * 8 + lane] = ((even + odd + half) >> bits as usize).0;
+            out[(7 - i) * 8 + lane] = ((even - odd + half) >> bits as usize).0;
+        }
+    }
+    out
 }
 
-// Damaged files may overflow; what comes out then does not matter.
+/// Coefficients and their divisors, by (vertical, horizontal) frequency, to samples by (column, row).
 #[inline(always)]
-fn add(a: Lanes, b: Lanes) -> Lanes {
-    map2(a, b, i32::wrapping_add)
-}
-
-#[inline(always)]
-fn sub(a: Lanes, b: Lanes) -> Lanes {
-    map2(a, b, i32::wrapping_sub)
-}
-
-#[inline(always)]
-fn mul(a: Lanes, by: i32) -> Lanes {
-    std::array::from_fn(|i| a[i].wrapping_mul(by))
-}
-
-/// Transforms eight lanes at once; the results are scaled by 2^13.
-#[inline(always)]
-fn transform(x: &[Lanes; 8]) -> [Lanes; 8] {
-    let z = mul(add(x[2], x[6]), 4433);
-    let (t2, t3) = (sub(z, mul(x[6], 15137)), add(z, mul(x[2], 6270)));
-    let t0 = mul(add(x[0], x[4]), 1 << CONST_BITS);
-    let t1 = mul(sub(x[0], x[4]), 1 << CONST_BITS);
-    let even = [add(t0, t3), add(t1, t2), sub(t1, t2), sub(t0, t3)];
-
-    let (z3, z4) = (add(x[7], x[3]), add(x[5], x[1]));
-    let z5 = mul(add(z3, z4), 9633);
-    let (z1, z2) = (mul(add(x[7], x[1]), -7373), mul(add(x[5], x[3]), -20995));
-    let (z3, z4) = (add(mul(z3, -16069), z5), add(mul(z4, -3196), z5));
-    let odd = [
-        add(mul(x[1], 12299), add(z1, z4)),
-        add(mul(x[3], 25172), add(z2, z3)),
-        add(mul(x[5], 16819), add(z2, z4)),
-        add(mul(x[7], 2446), add(z1, z3)),
-    ];
-    std::array::from_fn(|i| match i {
-        0..4 => add(even[i], odd[i]),
-        _ => sub(even[7 - i], odd[7 - i]),
-    })
-}
-
-#[inline(always)]
-fn descale(x: Lanes, bits: i32) -> Lanes {
-    std::array::from_fn(|i| x[i].wrapping_add(1 << (bits - 1)) >> bits)
-}
-
-/// Dequantised coefficients by (vertical, horizontal) frequency to samples by (column, row).
-#[inline(always)]
-pub(super) fn inverse(block: &[i32; 64]) -> [[u8; 8]; 8] {
-    let x: [Lanes; 8] = std::array::from_fn(|v| std::array::from_fn(|u| block[v * 8 + u]));
-    let x = transform(&x);
-    let rows: [Lanes; 8] = std::array::from_fn(|v| descale(x[v], CONST_BITS - PASS_BITS));
-    let columns: [Lanes; 8] = std::array::from_fn(|u| std::array::from_fn(|y| rows[y][u]));
-    let columns = transform(&columns);
-    std::array::from_fn(|u| {
-        let column = descale(columns[u], CONST_BITS + PASS_BITS + 3);
-        std::array::from_fn(|y| sample(column[y]))
-    })
+pub(super) fn inverse(block: &[i16; 64], divisors: &[u16; 64]) -> [[u8; 8]; 8] {
+    let mut coefficients = [0; 64];
+    for ((to, &from), &divisor) in coefficients.iter_mut().zip(block).zip(divisors) {
+        *to = i32::from(from).wrapping_mul(i32::from(divisor));
+    }
+    let rows = transform(&coefficients, CONST_BITS - PASS_BITS);
+    let mut turned = [0; 64];
+    for (u, column) in turned.chunks_exact_mut(8).enumerate() {
+        for (y, value) in column.iter_mut().enumerate() {
+            *value = rows[y * 8 + u];
+        }
+    }
+    let columns = transform(&turned, CONST_BITS + PASS_BITS + 3);
+    let mut samples = [[0; 8]; 8];
+    for (to, &level) in samples.as_flattened_mut().iter_mut().zip(&columns) {
+        *to = sample(level);
+    }
+    samples
 }
 
 /// The samples of a block that has only a mean.
 #[inline(always)]
-pub(super) fn flat(mean: i32) -> u8 {
-    sample(mean.wrapping_add(4) >> 3)
+pub(super) fn flat(mean: i16, divisor: u16) -> u8 {
+    sample((i32::from(mean).wrapping_mul(i32::from(divisor)).wrapping_add(4)) >> 3)
 }
 
 #[inline(always)]

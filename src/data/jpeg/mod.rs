@@ -11,12 +11,15 @@ mod idct;
 
 use std::ops::Range;
 
+use header::Header;
 pub(crate) use header::Unsupported;
-use header::{Component, Header};
 use huffman::{Bits, place};
 pub(crate) use idct::Plane;
 
 use crate::kernels::simd::{self, Kernel};
+
+/// Blocks in a unit: four of brightness and one of each colour difference at most.
+const MAX_BLOCKS: usize = 6;
 
 /// Zeros after the data, so that the last bits can be read eight bytes at a time.
 const TAIL_BYTES: usize = 8;
@@ -136,7 +139,7 @@ impl Scan<'_> {
         let units_across = (self.header.width as usize).div_ceil(8 * across);
         let interval = self.header.restart_interval;
         let mut bits = Bits::new(self.data, 0);
-        let mut means = [0i32; 3];
+        let mut means = [0i16; 3];
         let mut unit = 0;
         for row in 0..self.rows.end {
             for column in 0..units_across {
@@ -162,60 +165,51 @@ impl Scan<'_> {
     fn unit(
         &mut self,
         bits: &mut Bits<'_>,
-        means: &mut [i32; 3],
+        means: &mut [i16; 3],
         at: Option<(usize, usize)>,
     ) -> Result<(), Unsupported> {
-        let components = self.header.components().iter().zip(self.planes.iter_mut()).zip(means);
-        for ((component, plane), mean) in components {
+        let Some((column, row)) = at else { return self.skip(bits, means) };
+        let Header { quantisation, dc, ac, .. } = self.header;
+        let components = self.header.components().iter();
+        // All blocks are read before the first is transformed: a vector read right after the
+        // single coefficients it holds were stored would wait for them.
+        let mut blocks = [[0i16; 64]; MAX_BLOCKS];
+        let mut ends = [0; MAX_BLOCKS];
+        let mut slots = blocks.iter_mut().zip(&mut ends);
+        for (component, mean) in components.clone().zip(means) {
+            for (block, end) in slots.by_ref().take(component.num_blocks()) {
+                *mean = mean.wrapping_add(bits.dc(&dc[component.dc])? as i16);
+                block[0] = *mean;
+                *end = bits.ac(&ac[component.ac], |k, value| block[place(k)] = value as i16)?;
+            }
+        }
+        let mut blocks = blocks.iter().zip(ends);
+        for (component, plane) in components.zip(self.planes.iter_mut()) {
+            let divisors = &quantisation[component.quantisation];
             let (across, down) = component.blocks;
-            for (y, x) in (0..down).flat_map(|y| (0..across).map(move |x| (y, x))) {
-                match at {
-                    Some((column, row)) => {
-                        let place = (8 * (column * across + x), 8 * (row * down + y));
-                        block(self.header, component, bits, mean, plane, place)?;
-                    }
-                    None => skip(self.header, component, bits, mean)?,
+            let places = (0..down).flat_map(|y| (0..across).map(move |x| (x, y)));
+            for ((x, y), (block, end)) in places.zip(blocks.by_ref()) {
+                let place = (8 * (column * across + x), 8 * (row * down + y));
+                if end == 1 {
+                    plane.put(place, &[[idct::flat(block[0], divisors[0]); 8]; 8]);
+                } else {
+                    plane.put(place, &idct::inverse(block, divisors));
                 }
             }
         }
         Ok(())
     }
-}
 
-/// Reads one block and transforms it.
-#[inline(always)]
-fn block(
-    header: &Header,
-    component: &Component,
-    bits: &mut Bits<'_>,
-    mean: &mut i32,
-    plane: &mut Plane,
-    place_in_plane: (usize, usize),
-) -> Result<(), Unsupported> {
-    let divisors = &header.quantisation[component.quantisation];
-    *mean = mean.wrapping_add(bits.dc(&header.dc[component.dc])?);
-    let mut coefficients = [0i32; 64];
-    coefficients[0] = mean.wrapping_mul(divisors[0].into());
-    let end = bits.ac(&header.ac[component.ac], |k, value| {
-        let place = place(k);
-        coefficients[place] = value * i32::from(divisors[place]);
-    })?;
-    if end == 1 {
-        plane.put(place_in_plane, &[[idct::flat(coefficients[0]); 8]; 8]);
-    } else {
-        plane.put(place_in_plane, &idct::inverse(&coefficients));
+    /// Reads past one unit.
+    #[inline(always)]
+    fn skip(&self, bits: &mut Bits<'_>, means: &mut [i16; 3]) -> Result<(), Unsupported> {
+        let Header { dc, ac, .. } = self.header;
+        for (component, mean) in self.header.components().iter().zip(means) {
+            for _ in 0..component.num_blocks() {
+                *mean = mean.wrapping_add(bits.dc(&dc[component.dc])? as i16);
+                bits.ac(&ac[component.ac], |_, _| {})?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
-
-/// Reads past one block.
-#[inline(always)]
-fn skip(
-    header: &Header,
-    component: &Component,
-    bits: &mut Bits<'_>,
-    mean: &mut i32,
-) -> Result<(), Unsupported> {
-    *mean = mean.wrapping_add(bits.dc(&header.dc[component.dc])?);
-    bits.ac(&header.ac[component.ac], |_, _| {}).map(|_| ())
 }

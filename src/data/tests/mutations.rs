@@ -1,7 +1,11 @@
 //! Valid files with bytes changed at many places: every reader ends in a value or a one-line error.
 
 use super::{jpeg, tar_of};
+use crate::data::Split;
 use crate::data::hostile;
+use crate::data::packed::{
+    BadImage, Manifest, Notes, Origin, RecordsContent, Settings, Shard, State,
+};
 use crate::random::{Key, Purpose};
 
 /// Reads `valid` cut to many lengths, and with one to eight bytes changed in `rounds` ways.
@@ -87,6 +91,35 @@ fn images() {
     let picture = image::RgbImage::from_fn(24, 16, |x, y| image::Rgb([x as u8, y as u8, 9]));
     picture.write_to(&mut png, image::ImageFormat::Png).expect("a valid picture");
     mutate("PNG", hostile::image, &png.into_inner(), 1000);
+}
+
+#[test]
+fn packed_shards() {
+    let content = RecordsContent { num_images: 2, size: 4 };
+    let notes = Notes::from([("format".into(), "pt".into())]);
+    let mut shard = content.front(&notes, &[1, 0], 256).expect("a short header");
+    shard.resize(256 + 2 * 48, 7);
+    mutate("packed", hostile::packed, &shard, 5000);
+}
+
+#[test]
+fn manifests() {
+    let settings = Settings { size: 8, shard_images: 3, ..Settings::default() };
+    let mut manifest = Manifest::new(settings.clone(), Origin::default());
+    manifest.classes = ["a", "b"].map(String::from).to_vec();
+    manifest.class_names = manifest.classes.clone();
+    manifest.state = State::Complete;
+    for split in [Split::Train, Split::Test] {
+        let part = manifest.part_mut(split);
+        part.num_source_images = 5;
+        for (index, num_images) in [3, 1].into_iter().enumerate() {
+            let name = part.shard_name(split, &settings, index);
+            let bad = vec![BadImage { index: 4, name: "x".into(), reason: "y".into() }; index];
+            part.shards.insert(name, Shard { num_images, bad, ..Shard::default() });
+        }
+    }
+    let text = serde_json::to_vec(&manifest).expect("JSON");
+    mutate("manifest", hostile::manifest, &text, 5000);
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! Whether the files of a pack are those that its manifest lists.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::destination::{class_list, names};
+use super::{SPLITS, contents_of, refuse};
+use crate::data::packed::{CLASS_LIST, Format, MANIFEST, Manifest, Shard, State};
+use crate::data::{self, DataError};
+use crate::progress::{Count, Screen};
+
+/// Enough at once for all cores to hash.
+const BUFFER_BYTES: usize = 8 << 20;
+
+/// The BLAKE3 hash of a file, as `b3sum` prints it.
+pub(super) fn hash(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read(&mut buffer[filled..])? {
+                0 => break,
+                num => filled += num,
+            }
+        }
+        if filled == 0 {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
+        hasher.update_rayon(&buffer[..filled]);
+    }
+}
+
+/// What is wrong with a shard, if anything is.
+pub(super) fn problem(dir: &Path, name: &str, shard: &Shard) -> Option<String> {
+    let path = dir.join(name);
+    let len = match path.metadata() {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some("is missing".into()),
+        Err(error) => return Some(format!("cannot be read: {error}")),
+    };
+    if len != shard.num_bytes {
+        return Some(format!("has {len} bytes where {} must be", shard.num_bytes));
+    }
+    match hash(&path) {
+        Ok(hash) if hash == shard.blake3 => None,
+        Ok(hash) => Some(format!("has the BLAKE3 hash {hash} where {} must be", shard.blake3)),
+        Err(error) => Some(format!("cannot be read: {error}")),
+    }
+}
+
+/// Checks every file of a complete pack.
+///
+/// # Errors
+/// What the first damaged, missing or surplus file is.
+pub(super) fn verify(dir: &Path, screen: &Screen) -> Result<()> {
+    let manifest = match Manifest::read(dir)? {
+        Some(manifest) if manifest.state == State::Complete => manifest,
+        Some(_) => bail!(malformed(dir, "is not packed to its end; run the same pack again")),
+        None => return Err(refuse(dir, &format!("is no packed folder: it has no {MANIFEST}"))),
+    };
+    let shards = || SPLITS.into_iter().flat_map(|split| &manifest.part(split).shards);
+    let total = shards().map(|(_, shard)| shard.num_images as u64).sum();
+    let mut count = Count::new(screen, "checked", 0, total);
+    for (name, shard) in shards() {
+        if let Some(problem) = problem(dir, name, shard) {
+            let advice = "copy it again, or run the same pack again, which makes it anew";
+            bail!(malformed(&dir.join(name), &format!("{problem}; {advice}")));
+        }
+        count.advance(shard.num_images as u64);
+    }
+    drop(count);
+    let is_listed = |name: &str| {
+        let is_list = manifest.settings.format == Format::Jpeg && name == CLASS_LIST;
+        name == MANIFEST || is_list || shards().any(|(shard, _)| shard == name)
+    };
+    if let Some(name) = names(dir)?.iter().find(|name| !is_listed(name)) {
+        bail!(malformed(&dir.join(name), &format!("is not in {MANIFEST}; remove it")));
+    }
+    if manifest.settings.format == Format::Jpeg {
+        let path = dir.join(CLASS_LIST);
+        let text = std::fs::read_to_string(&path);
+        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+        if text != class_list(&manifest)? {
+            bail!(malformed(&path, "has not the classes of the manifest; run the same pack again"));
+        }
+    }
+    // Headers and labels.
+    data::open_both(dir)?;
+    tracing::info!("{} is whole: {}", dir.display(), contents_of(&manifest)?);
+    Ok(())
+}
+
+fn malformed(path: &Path, problem: &str) -> DataError {
+    DataError::Malformed { path: path.into(), problem: problem.into() }
+}
