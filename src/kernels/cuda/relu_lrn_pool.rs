@@ -1,5 +1,5 @@
 //! ReLU, normalisation and max pooling on the GPU: `relu_lrn_pool.cu` beside
-//! [`ReluLrnPool`](crate::kernels::relu_lrn_pool::ReluLrnPool).
+//! [`ReluLrnPool`].
 
 use super::error::CudaError;
 use super::launch::{Engine, Launch, blocks};
