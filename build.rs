@@ -7,5 +7,7 @@ fn main() {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
         // For messages that say where a library was looked for.
         println!("cargo:rustc-env=LIBTORCH_LIB={lib}");
+        // NVRTC, which the program opens by name, as its wheel unpacks beside libtorch.
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}/../../nvidia/cu13/lib");
     }
 }

@@ -23,7 +23,9 @@ use crate::{
 };
 
 pub use bench::{BenchCommand, BenchPipelineArgs, BenchStepArgs, Input};
-pub use gpu_check::{GpuCheckCollectivesArgs, GpuCheckCommand};
+pub use gpu_check::{
+    GpuCheckCollectivesArgs, GpuCheckCommand, GpuCheckKernelsArgs, GpuCheckSpeedArgs,
+};
 pub use pack::PackArgs;
 pub use stats::StatsArgs;
 pub use verbosity::Verbosity;

@@ -1,4 +1,5 @@
-//! The elements of a CPU tensor as a slice. FFI: the only file that makes one from a raw pointer.
+//! The elements of a tensor as a slice, on the CPU or a GPU. FFI: the only file that makes one from a
+//! tensor's raw pointer.
 //!
 //! Our kernels work on slices; this is where tensors become such. It knows kinds and lengths, and
 //! neither shapes nor what is computed.
@@ -6,6 +7,8 @@
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
+
+use crate::kernels::cuda::memory::{Plain, Slice, SliceMut};
 
 /// Calls a kernel with the element type of a tensor's kind.
 macro_rules! by_kind {
@@ -30,7 +33,7 @@ macro_rules! by_kind {
 pub(crate) use by_kind;
 
 /// An element type whose tensors can be seen as a slice.
-pub trait Element: Copy {
+pub trait Element: Plain {
     /// The matching libtorch kind.
     const KIND: Kind;
 }
@@ -93,6 +96,42 @@ pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
     // SAFETY: as in `slice`; the exclusive borrow of this handle, and the rule that no other view of
     // the range is held as a slice at the same time, make the access exclusive.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
+}
+
+fn assert_on_gpu<T: Element>(tensor: &Tensor) {
+    assert!(
+        matches!(tensor.device(), Device::Cuda(_))
+            && tensor.kind() == T::KIND
+            && tensor.is_contiguous(),
+        "a contiguous CUDA tensor of {:?} was expected, found {:?} on {:?}",
+        T::KIND,
+        tensor,
+        tensor.device(),
+    );
+}
+
+/// The elements of a contiguous CUDA tensor, for a kernel on the stream libtorch uses.
+///
+/// # Panics
+/// If the tensor lives elsewhere, has another kind, or is not contiguous.
+#[must_use]
+pub fn device_slice<T: Element>(tensor: &Tensor) -> Slice<'_, T> {
+    assert_on_gpu::<T>(tensor);
+    // SAFETY: the storage holds numel elements of this kind. A kernel may run after the borrow ends;
+    // libtorch reuses freed memory only for work that comes later on the same stream.
+    unsafe { Slice::from_raw_parts(tensor.data_ptr() as u64, tensor.numel()) }
+}
+
+/// The elements of a contiguous CUDA tensor, for a kernel to write.
+///
+/// # Panics
+/// As [`device_slice`].
+#[must_use]
+pub fn device_slice_mut<T: Element>(tensor: &mut Tensor) -> SliceMut<'_, T> {
+    assert_on_gpu::<T>(tensor);
+    // SAFETY: as in `device_slice`; work on one stream is done in order, so what others read of the
+    // storage they read before or after the kernel.
+    unsafe { SliceMut::from_raw_parts(tensor.data_ptr() as u64, tensor.numel()) }
 }
 
 /// The bytes of a contiguous CPU tensor, in memory order.

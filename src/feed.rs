@@ -165,7 +165,7 @@ impl Feed {
 fn output(precision: Precision) -> Output {
     match precision {
         Precision::Bf16 => Output::Bf16,
-        Precision::Fp32 | Precision::Fp64 => Output::F32,
+        Precision::Fp32 | Precision::Tf32 | Precision::Fp64 => Output::F32,
     }
 }
 

@@ -12,7 +12,7 @@ use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
 use alexnet_mgpu::{
-    colours, gpu_check, inference, openmp, pack, run, statistics, torch_ext, verify,
+    colours, gpu_check, inference, kernel_check, openmp, pack, run, statistics, torch_ext, verify,
 };
 use anyhow::Result;
 use clap::Parser;
@@ -43,6 +43,10 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         }
         Command::GpuCheck(GpuCheckCommand::Collectives(args)) => {
             gpu_check::collectives(&args).map(|()| Exit::Ok)
+        }
+        Command::GpuCheck(GpuCheckCommand::Kernels(args)) => kernel_check::kernels(&args),
+        Command::GpuCheck(GpuCheckCommand::Speed(args)) => {
+            kernel_check::speed(&args).map(|()| Exit::Ok)
         }
         Command::Pack(args) => pack::run(&args, screen),
         Command::Stats(args) => statistics::run(&args, screen),

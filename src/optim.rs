@@ -2,8 +2,8 @@
 //!
 //! The paper's rule keeps the learning rate inside the velocity (§5):
 //! `v ← 0.9 v − 0.0005 ε w − ε ∂L/∂w`, `w ← w + v`. Weights decay, biases do not, and biases learn at a
-//! multiple of the rate. On a CPU an update is one pass of our own kernel; elsewhere it is the same
-//! arithmetic by libtorch.
+//! multiple of the rate. An update is one pass of our own kernel, on a GPU one launch for a whole bucket;
+//! where a GPU has no kernels, it is the same arithmetic by libtorch.
 
 use std::ops::Range;
 
@@ -11,7 +11,9 @@ use anyhow::{Result, bail};
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
-use crate::elements::{slice, slice_mut};
+use crate::cuda::engine;
+use crate::elements::{by_kind, device_slice, device_slice_mut, slice, slice_mut};
+use crate::kernels::cuda::{self, Engine};
 use crate::kernels::update::{Adam, Momentum};
 use crate::params::{Arena, ParamKind, Run, narrow};
 
@@ -78,17 +80,69 @@ impl Optimizer {
     /// # Errors
     /// If libtorch refuses an operation.
     pub fn update(&mut self, arena: &mut Arena, bucket: usize, step: u64, lr: f64) -> Result<()> {
+        if let Some(on) = engine(arena.weights.device()) {
+            return self.update_on_gpu(&on, arena, bucket, step, lr);
+        }
         for run in arena.runs(bucket) {
-            let rates = match run.kind {
-                ParamKind::Weight => Rates { lr, decay: self.decay, step: step + 1 },
-                ParamKind::Bias => Rates { lr: lr * self.bias_lr, decay: 0.0, step: step + 1 },
-            };
+            let rates = self.rates(run.kind, step, lr);
             if arena.weights.device() == Device::Cpu {
                 self.update_on_cpu(arena, &run, rates)?;
             } else {
                 self.update_by_libtorch(arena, &run, rates)?;
             }
         }
+        Ok(())
+    }
+
+    fn rates(&self, kind: ParamKind, step: u64, lr: f64) -> Rates {
+        match kind {
+            ParamKind::Weight => Rates { lr, decay: self.decay, step: step + 1 },
+            ParamKind::Bias => Rates { lr: lr * self.bias_lr, decay: 0.0, step: step + 1 },
+        }
+    }
+
+    /// All runs of the bucket in one launch.
+    fn update_on_gpu(
+        &mut self,
+        on: &dyn Engine,
+        arena: &mut Arena,
+        bucket: usize,
+        step: u64,
+        lr: f64,
+    ) -> Result<()> {
+        let runs = arena.runs(bucket);
+        let runs: Vec<_> = runs
+            .iter()
+            .map(|run| {
+                let Rates { lr, decay, .. } = self.rates(run.kind, step, lr);
+                let (gradient, state) = (run.range.start, run.own.start);
+                let weight = if arena.master.is_some() { state } else { gradient };
+                cuda::update::Run { gradient, weight, state, len: run.range.len(), lr, decay }
+            })
+            .collect();
+        let kind = arena.weights.kind();
+        by_kind!(kind, T => {
+            let (weights, copy) = match &mut arena.master {
+                Some(master) => (master, Some(device_slice_mut(&mut arena.weights))),
+                None => (&mut arena.weights, None),
+            };
+            let mut arrays = cuda::update::Arrays::<T> {
+                weights: device_slice_mut(weights),
+                state: self.state.iter_mut().map(device_slice_mut).collect(),
+                gradient: device_slice(&arena.grads),
+                copy,
+            };
+            match self.rule {
+                Rule::Momentum(momentum) => {
+                    cuda::update::momentum(on, momentum, &mut arrays, &runs)?;
+                }
+                Rule::Adam => {
+                    let (beta1, beta2, eps) = ADAM;
+                    let rule = Adam { lr, beta1, beta2, eps, decay: self.decay, step: step + 1 };
+                    cuda::update::adam(on, &rule, &mut arrays, &runs)?;
+                }
+            }
+        });
         Ok(())
     }
 

@@ -53,6 +53,12 @@ impl Key {
         Self(mix(self.0 ^ mix(coordinate.wrapping_add(GOLDEN))))
     }
 
+    /// The state, for kernels that draw on another processor.
+    #[must_use]
+    pub(crate) const fn word(self) -> u64 {
+        self.0
+    }
+
     /// The sub-stream of a name, for instance a layer's.
     #[must_use]
     pub fn with_name(self, name: &str) -> Self {

@@ -26,13 +26,14 @@ use crate::optim::{Optimizer, Rule};
 use crate::params::Sharing;
 use crate::stopwatch::Stopwatch;
 use crate::topology::{Division, Topology};
+use crate::torch_ext::{self, Products};
 use crate::train::Worker;
 
 /// The libtorch kind a precision computes in.
 #[must_use]
 pub fn kind(precision: Precision) -> Kind {
     match precision {
-        Precision::Fp32 => Kind::Float,
+        Precision::Fp32 | Precision::Tf32 => Kind::Float,
         Precision::Bf16 => Kind::BFloat16,
         Precision::Fp64 => Kind::Double,
     }
@@ -69,6 +70,10 @@ pub fn world(config: &Config) -> Result<World> {
         );
         return Err(Coded::new(Exit::Usage, error).into());
     }
+    torch_ext::set_products(match config.train.precision {
+        Precision::Tf32 => Products::Tf32,
+        _ => Products::Exact,
+    });
     let threads = device::threads_per_device(asked.threads, devices.len());
     Ok(World {
         topology,
@@ -132,6 +137,7 @@ pub fn worker(
         shares: shares.into_iter().map(|share| share.len()).collect(),
         wire,
         seed: train.seed,
+        resident: None,
     })
 }
 

@@ -67,6 +67,17 @@ unsafe extern "C" {
     ) -> i32;
 }
 
+// Setters that the C shim lacks: member functions of libtorch 2.11's C++ context, by their linker
+// names, with the context as first argument as both platforms' C++ ABI has it.
+unsafe extern "C" {
+    #[link_name = "_ZN2at13globalContextEv"]
+    fn global_context() -> *mut c_void;
+    #[link_name = "_ZN2at7Context17setAllowTF32CuDNNEb"]
+    fn set_allow_tf32_cudnn(context: *mut c_void, allow: bool);
+    #[link_name = "_ZN2at7Context18setAllowTF32CuBLASEb"]
+    fn set_allow_tf32_cublas(context: *mut c_void, allow: bool);
+}
+
 /// The gradients of a convolution: with respect to its input, if asked for, its weights and its bias.
 pub struct ConvGradients {
     /// `[N, C, H, W]`, or nothing where the caller did not need it.
@@ -214,6 +225,26 @@ pub fn load_cuda() -> std::result::Result<(), String> {
             Err(unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned())
         })
         .clone()
+}
+
+/// How GPUs multiply 32-bit floats in matrix products and convolutions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// With all their bits.
+    Exact,
+    /// With 10 of the 23 bits of the fraction, on tensor cores: several times as fast.
+    Tf32,
+}
+
+/// Chooses for the whole process; libtorch itself would use the shorter ones in convolutions only.
+pub fn set_products(products: Products) {
+    let tf32 = products == Products::Tf32;
+    // SAFETY: the context lives as long as the process; the setters write one flag each.
+    unsafe {
+        let context = global_context();
+        set_allow_tf32_cudnn(context, tf32);
+        set_allow_tf32_cublas(context, tf32);
+    }
 }
 
 /// Keeps large tensors' memory in the process when they are freed.

@@ -52,6 +52,9 @@ pub struct Worker {
     pub seed: u64,
     /// Times its steps.
     pub stopwatch: Stopwatch,
+    /// Images and labels on the device that every step takes in place of its batch's, to measure
+    /// steps alone.
+    pub resident: Option<(Tensor, Tensor)>,
 }
 
 /// What one rank has to say of a step.
@@ -142,6 +145,15 @@ impl Worker {
         Ok(Tally::from_tensor(&sum))
     }
 
+    /// Puts a batch on the device for good: see [`Worker::resident`].
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn keep_resident(&mut self, batch: &Batch) -> Result<()> {
+        self.resident = Some(self.to_device(batch, batch.labels.len())?);
+        Ok(())
+    }
+
     /// The logits of images `x`, `[N, H, W, 3]`, without dropout.
     ///
     /// # Errors
@@ -169,6 +181,9 @@ impl Worker {
 
     /// The batch's `num_views` images in compute precision and its labels, on this rank's device.
     fn to_device(&self, batch: &Batch, num_views: usize) -> Result<(Tensor, Tensor)> {
+        if let Some((x, labels)) = &self.resident {
+            return Ok((x.shallow_clone(), labels.shallow_clone()));
+        }
         let (device, kind) = (self.place.device, self.net.arena.weights.kind());
         let x =
             images(&batch.images, num_views, self.side)?.f_to_device(device)?.f_to_kind(kind)?;

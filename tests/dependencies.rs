@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files that may hold `unsafe` code, each with a safe face.
-const FFI: [&str; 7] = [
+const FFI: [&str; 10] = [
     "collective/nccl/ffi.rs",
     "data/packed/map.rs",
     "elements.rs",
+    "kernels/cuda/compile.rs",
+    "kernels/cuda/gpu.rs",
+    "kernels/cuda/memory.rs",
     "kernels/shuffle.rs",
     "kernels/stream.rs",
     "torch_ext.rs",

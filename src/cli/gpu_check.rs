@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, builder::RangedU64ValueParser};
 
+use super::positive;
 use crate::config::{BackendChoice, DeviceChoice};
 
 /// What can be checked on GPUs.
@@ -9,6 +10,10 @@ use crate::config::{BackendChoice, DeviceChoice};
 pub enum GpuCheckCommand {
     /// The contract of the collectives
     Collectives(GpuCheckCollectivesArgs),
+    /// Every kernel against its CPU twin, every layer against the CPU in 64-bit floats
+    Kernels(GpuCheckKernelsArgs),
+    /// The time of every kernel, and its share of a copy's bandwidth
+    Speed(GpuCheckSpeedArgs),
 }
 
 /// A rank alone has nobody to wait for.
@@ -29,4 +34,21 @@ pub struct GpuCheckCollectivesArgs {
     /// GPUs; CPU threads only if they are named, to check the check
     #[arg(long, value_enum, default_value = "cuda")]
     pub device: DeviceChoice,
+}
+
+/// The flags of `gpu-check kernels`.
+#[derive(Args, Clone, Debug)]
+pub struct GpuCheckKernelsArgs {
+    /// A GPU; with `cpu` layers only, as a rehearsal
+    #[arg(long, value_enum, default_value = "cuda")]
+    pub device: DeviceChoice,
+}
+
+/// The flags of `gpu-check speed`.
+#[derive(Args, Clone, Debug)]
+pub struct GpuCheckSpeedArgs {
+    /// Images that maps and vectors are made for
+    #[arg(short, long, visible_alias = "batch-size", value_name = "N", default_value = "512")]
+    #[arg(value_parser = positive())]
+    pub batch: usize,
 }

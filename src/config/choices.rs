@@ -129,8 +129,11 @@ pub enum Optimizer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// 32-bit floats.
+    /// 32-bit floats, on GPUs too.
     Fp32,
+    /// 32-bit floats whose products GPUs may form from 19 of the bits (TensorFloat-32); on CPUs as
+    /// `fp32`.
+    Tf32,
     /// bfloat16 activations and gradients, fp32 weights.
     Bf16,
     /// 64-bit floats, for comparing modes.

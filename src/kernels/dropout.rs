@@ -38,19 +38,32 @@ impl Dropout {
         units: Range<u64>,
         key_of_row: impl Fn(usize) -> Key + Sync,
     ) {
-        let num_units = usize::try_from(units.end.saturating_sub(units.start)).unwrap_or(0);
-        assert_eq!(x.len(), y.len(), "dropout: the output must have the length of the input");
-        assert!(
-            num_units > 0 && x.len().is_multiple_of(num_units),
-            "dropout: {} elements are not whole rows of {num_units} units",
-            x.len()
-        );
+        let num_units = self.check(x.len(), y.len(), &units);
         let rows = y.par_chunks_mut(num_units).zip(x.par_chunks(num_units)).enumerate();
-        let (threshold, scale) = (threshold(self.rate), T::Wide::from_f64(self.scale));
+        let (threshold, scale) = (self.threshold(), T::Wide::from_f64(self.scale));
         rows.for_each(|(row, (y, x))| {
             let key = key_of_row(row);
             simd::run(Row { x, y, key, first_unit: units.start, threshold, scale });
         });
+    }
+
+    /// Checks the lengths of input and output; the number of units of a row.
+    pub(super) fn check(&self, num_inputs: usize, num_outputs: usize, units: &Range<u64>) -> usize {
+        let num_units = usize::try_from(units.end.saturating_sub(units.start)).unwrap_or(0);
+        assert_eq!(
+            num_inputs, num_outputs,
+            "dropout: the output must have the length of the input"
+        );
+        assert!(
+            num_units > 0 && num_inputs.is_multiple_of(num_units),
+            "dropout: {num_inputs} elements are not whole rows of {num_units} units"
+        );
+        num_units
+    }
+
+    /// The number of the 2^32 draws that drop a unit.
+    pub(super) fn threshold(&self) -> u64 {
+        threshold(self.rate)
     }
 }
 

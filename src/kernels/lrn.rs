@@ -40,8 +40,8 @@ impl Lrn {
     /// # Panics
     /// If the lengths differ or are no multiple of `channels`, or `channels` is none of `groups`.
     pub fn forward<T: Real>(&self, x: &[T], y: &mut [T], channels: usize, groups: usize) {
-        let task = task_elements(x.len(), channels, groups);
-        assert_eq!(x.len(), y.len(), "lrn: the output must have the length of the input");
+        self.check(&[x.len(), y.len()], channels, groups);
+        let task = task_elements(x.len(), channels);
         let group_channels = channels / groups;
         y.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(y, x)| {
             simd::run(Forward { normaliser: Normaliser::new(self, group_channels), x, y });
@@ -64,9 +64,8 @@ impl Lrn {
         channels: usize,
         groups: usize,
     ) {
-        let task = task_elements(x.len(), channels, groups);
-        assert_eq!(x.len(), dy.len(), "lrn: the output's gradient must have the input's length");
-        assert_eq!(x.len(), dx.len(), "lrn: the input's gradient must have the input's length");
+        self.check(&[x.len(), dy.len(), dx.len()], channels, groups);
+        let task = task_elements(x.len(), channels);
         let group_channels = channels / groups;
         dx.par_chunks_mut(task).zip(x.par_chunks(task).zip(dy.par_chunks(task))).for_each(
             |(dx, (x, dy))| {
@@ -74,18 +73,28 @@ impl Lrn {
             },
         );
     }
+
+    /// Refuses arrays that are not equally many whole pixels, and groups that do not divide them.
+    pub(super) fn check(&self, lengths: &[usize], channels: usize, groups: usize) {
+        assert!(self.size % 2 == 1, "lrn: the window of {} channels has no middle", self.size);
+        assert!(
+            lengths.iter().all(|len| *len == lengths[0]),
+            "lrn: inputs, outputs and gradients must be equally long, not {lengths:?}"
+        );
+        assert!(
+            channels > 0 && lengths[0].is_multiple_of(channels),
+            "lrn: {} elements are not whole pixels of {channels} channels",
+            lengths[0]
+        );
+        assert!(
+            groups > 0 && channels.is_multiple_of(groups),
+            "lrn: {channels} channels do not divide into {groups} groups"
+        );
+    }
 }
 
 /// The number of elements of a task: whole pixels, several tasks per thread to even out their pace.
-fn task_elements(num_elements: usize, channels: usize, groups: usize) -> usize {
-    assert!(
-        channels > 0 && num_elements.is_multiple_of(channels),
-        "lrn: {num_elements} elements are not whole pixels of {channels} channels"
-    );
-    assert!(
-        groups > 0 && channels.is_multiple_of(groups),
-        "lrn: {channels} channels do not divide into {groups} groups"
-    );
+fn task_elements(num_elements: usize, channels: usize) -> usize {
     let pixels = num_elements / channels;
     pixels.div_ceil(8 * rayon::current_num_threads()).max(MIN_TASK_PIXELS) * channels
 }

@@ -1,10 +1,12 @@
-//! The CPU kernels of what libtorch does slowly, on plain slices in channels-last order.
+//! The kernels of what libtorch does slowly, on plain slices in channels-last order: for the CPU
+//! here, and beside them for GPUs in [`cuda`].
 //!
 //! Each kernel reads its inputs once, writes its outputs once and keeps whatever lies between in a
 //! cache-sized scratch. Rows are shared among the threads of the current rayon pool, and no result
 //! depends on how many there are, nor on the instruction set they run on. The module knows nothing
 //! of tensors, layers or devices.
 
+pub mod cuda;
 pub mod dropout;
 pub mod lrn;
 mod normaliser;

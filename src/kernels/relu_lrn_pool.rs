@@ -61,7 +61,8 @@ impl ReluLrnPool {
         );
     }
 
-    fn check(&self, map: Map, num_inputs: usize, num_outputs: [usize; 2]) -> Map {
+    /// Checks the lengths of an input and of two outputs; the shape of the output.
+    pub(super) fn check(&self, map: Map, num_inputs: usize, num_outputs: [usize; 2]) -> Map {
         assert!(
             self.groups > 0 && map.channels.is_multiple_of(self.groups),
             "relu, lrn, pool: {} channels do not divide into {} groups",

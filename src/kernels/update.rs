@@ -24,6 +24,11 @@ pub struct Momentum {
 }
 
 impl Momentum {
+    /// The factor of the weights in the velocity.
+    pub(super) fn shrink(&self) -> f64 {
+        self.decay * self.lr
+    }
+
     /// Updates `weights` and `velocity` by `gradient`, and writes the new weights to `copy` if one is
     /// given.
     ///
@@ -65,7 +70,7 @@ impl<W: Wide, G: Real<Wide = W>> Kernel for MomentumTask<'_, W, G> {
     #[inline(always)]
     fn run(self) {
         let momentum = W::from_f64(self.rule.momentum);
-        let shrink = W::from_f64(self.rule.decay * self.rule.lr);
+        let shrink = W::from_f64(self.rule.shrink());
         let lr = W::from_f64(self.rule.lr);
         for ((w, v), g) in self.weights.iter_mut().zip(self.velocity).zip(self.gradient) {
             *v = momentum * *v - shrink * *w - lr * g.widen();
@@ -93,6 +98,20 @@ pub struct Adam {
 }
 
 impl Adam {
+    /// What of either moment is kept and how much of the new is taken, first then second; the factor
+    /// that corrects the second's root for its start at zero; epsilon.
+    pub(super) fn factors(&self) -> [f64; 6] {
+        let Self { beta1, beta2, eps, step, .. } = *self;
+        let bias2 = 1.0 - beta2.powf(step as f64);
+        assert!(step > 0, "adam: steps are counted from 1");
+        [beta1, 1.0 - beta1, beta2, 1.0 - beta2, 1.0 / bias2.sqrt(), eps]
+    }
+
+    /// The learning rate, corrected for the first moment's start at zero.
+    pub(super) fn unbiased_rate(&self) -> f64 {
+        self.lr / (1.0 - self.beta1.powf(self.step as f64))
+    }
+
     /// Updates `weights` and both moments by `gradient`, and writes the new weights to `copy` if one
     /// is given.
     ///
@@ -106,7 +125,6 @@ impl Adam {
         gradient: &[G],
         copy: Option<&mut [bf16]>,
     ) {
-        assert!(self.step > 0, "adam: steps are counted from 1");
         let lengths = [first_moment.len(), second_moment.len(), gradient.len()];
         check_lengths(weights.len(), &lengths, copy.as_deref());
         let tasks = weights
@@ -140,12 +158,8 @@ struct AdamTask<'a, W, G> {
 impl<W: Wide, G: Real<Wide = W>> Kernel for AdamTask<'_, W, G> {
     #[inline(always)]
     fn run(self) {
-        let Adam { lr, beta1, beta2, eps, decay, step } = *self.rule;
-        let (bias1, bias2) = (1.0 - beta1.powf(step as f64), 1.0 - beta2.powf(step as f64));
-        let (keep1, take1) = (W::from_f64(beta1), W::from_f64(1.0 - beta1));
-        let (keep2, take2) = (W::from_f64(beta2), W::from_f64(1.0 - beta2));
-        let (rate, unbias2) = (W::from_f64(lr / bias1), W::from_f64(1.0 / bias2.sqrt()));
-        let (eps, decay) = (W::from_f64(eps), W::from_f64(decay));
+        let [keep1, take1, keep2, take2, unbias2, eps] = self.rule.factors().map(W::from_f64);
+        let (rate, decay) = (W::from_f64(self.rule.unbiased_rate()), W::from_f64(self.rule.decay));
         let moments = self.first_moment.iter_mut().zip(self.second_moment);
         for ((w, (m, v)), g) in self.weights.iter_mut().zip(moments).zip(self.gradient) {
             let g = g.widen() + decay * *w;

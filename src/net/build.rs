@@ -23,6 +23,7 @@ use super::pool::MaxPool;
 use super::relu::Relu;
 use super::scatter::Scatter;
 use super::{Layer, Net};
+use crate::cuda;
 use crate::kernels;
 use crate::kernels::pool::MaxPool as MaxPoolRule;
 use crate::kernels::relu_lrn_pool::ReluLrnPool as Fused;
@@ -162,7 +163,8 @@ impl Plan {
         let mut layers: Vec<Box<dyn Layer>> = Vec::with_capacity(self.layers.len());
         let mut rest = &self.layers[..];
         while let [next, ..] = rest {
-            let fused = if device == Device::Cpu { fused(rest) } else { None };
+            let ours = device == Device::Cpu || cuda::engine(device).is_some();
+            let fused = if ours { fused(rest) } else { None };
             let (layer, num_steps) = fused.unwrap_or_else(|| (next.layer(&arena), 1));
             layers.push(layer);
             rest = &rest[num_steps..];

@@ -5,12 +5,16 @@
 //! Survivors are doubled in training instead of halved in the test, as is usual today: the expectation,
 //! and the function learned, are the same.
 
+use std::ops::Range;
+
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use super::build::Images;
 use super::{Layer, Mode, Pass};
-use crate::elements::{by_kind, slice, slice_mut};
+use crate::cuda::engine;
+use crate::elements::{by_kind, device_slice, device_slice_mut, slice, slice_mut};
+use crate::kernels::cuda::{self, Engine};
 use crate::kernels::dropout::Dropout as Rule;
 
 /// A dropout layer over `[N, units]`.
@@ -28,18 +32,45 @@ impl Dropout {
     }
 
     fn apply(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        if let Some(on) = engine(x.device()) {
+            return self.apply_on_gpu(&on, x, pass);
+        }
         if x.device() != Device::Cpu {
             let (ones, kind) = (Tensor::f_ones(x.size(), (Kind::Float, Device::Cpu))?, x.kind());
             return Ok(x * self.apply(&ones, pass)?.to_device(x.device()).to_kind(kind));
         }
         let x = x.f_contiguous()?;
         let mut y = x.f_empty_like()?;
-        let units = self.first_unit..self.first_unit + x.size()[1] as u64;
-        let layer = pass.dropout.with_name(&self.name);
-        let first = if self.images == Images::Batch { 0 } else { pass.first };
+        let (units, layer) = (self.units(&x), pass.dropout.with_name(&self.name));
+        let first = self.first_image(pass);
         let key = |row: usize| layer.with(first + row as u64);
         by_kind!(x.kind(), T => self.rule.apply::<T>(slice(&x), slice_mut(&mut y), units, key));
         Ok(y)
+    }
+
+    fn apply_on_gpu(&self, on: &dyn Engine, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let x = x.f_contiguous()?;
+        let mut y = x.f_empty_like()?;
+        let rows = (pass.dropout.with_name(&self.name), self.first_image(pass));
+        by_kind!(x.kind(), T => cuda::dropout::apply::<T>(
+            on,
+            &self.rule,
+            device_slice(&x),
+            &mut device_slice_mut(&mut y),
+            self.units(&x),
+            rows,
+        ))?;
+        Ok(y)
+    }
+
+    /// The position of the first row of `x` within the global batch.
+    fn first_image(&self, pass: &Pass) -> u64 {
+        if self.images == Images::Batch { 0 } else { pass.first }
+    }
+
+    /// The canonical indices of the units of `x`.
+    fn units(&self, x: &Tensor) -> Range<u64> {
+        self.first_unit..self.first_unit + x.size()[1] as u64
     }
 }
 

@@ -1,14 +1,16 @@
-//! ReLU, LRN and pooling in one pass over a convolution's output, on the CPU.
+//! ReLU, LRN and pooling in one pass over a convolution's output.
 //!
 //! The three layers are bound by memory; together they read the map once, write the pooled map once and
 //! keep one byte per output. Bit for bit equal to the layers one after another.
 
 use anyhow::Result;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::pool::{map_of, size_of};
 use super::{Layer, Mode, Pass, kept};
-use crate::elements::{by_kind, slice, slice_mut};
+use crate::cuda::engine;
+use crate::elements::{by_kind, device_slice, device_slice_mut, slice, slice_mut};
+use crate::kernels::cuda::relu_lrn_pool as on_gpu;
 use crate::kernels::relu_lrn_pool::ReluLrnPool as Rule;
 
 /// `[N, H, W, C]` before the ReLU to `[N, H', W', C]` after the pooling.
@@ -33,14 +35,24 @@ impl Layer for ReluLrnPool {
     fn forward(&mut self, x: Tensor, pass: &Pass) -> Result<Tensor> {
         let map = map_of(&x);
         let size = size_of(self.rule.pool.output(map));
-        let mut y = Tensor::f_empty(size, (x.kind(), Device::Cpu))?;
-        let mut positions = Tensor::f_empty(size, (Kind::Uint8, Device::Cpu))?;
-        by_kind!(x.kind(), T => self.rule.forward::<T>(
-            slice(&x),
-            slice_mut(&mut y),
-            slice_mut(&mut positions),
-            map,
-        ));
+        let mut y = Tensor::f_empty(size, (x.kind(), x.device()))?;
+        let mut positions = Tensor::f_empty(size, (Kind::Uint8, x.device()))?;
+        match engine(x.device()) {
+            Some(on) => by_kind!(x.kind(), T => on_gpu::forward::<T>(
+                &on,
+                &self.rule,
+                device_slice(&x),
+                &mut device_slice_mut(&mut y),
+                &mut device_slice_mut(&mut positions),
+                map,
+            ))?,
+            None => by_kind!(x.kind(), T => self.rule.forward::<T>(
+                slice(&x),
+                slice_mut(&mut y),
+                slice_mut(&mut positions),
+                map,
+            )),
+        }
         self.kept = (pass.mode == Mode::Train).then_some((x, positions));
         Ok(y)
     }
@@ -48,13 +60,24 @@ impl Layer for ReluLrnPool {
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let (x, positions) = kept(&mut self.kept, &self.name)?;
         let mut dx = x.f_empty_like()?;
-        by_kind!(x.kind(), T => self.rule.backward::<T>(
-            slice(&x),
-            slice(&dy),
-            slice(&positions),
-            slice_mut(&mut dx),
-            map_of(&x),
-        ));
+        match engine(x.device()) {
+            Some(on) => by_kind!(x.kind(), T => on_gpu::backward::<T>(
+                &on,
+                &self.rule,
+                device_slice(&x),
+                device_slice(&dy),
+                device_slice(&positions),
+                &mut device_slice_mut(&mut dx),
+                map_of(&x),
+            ))?,
+            None => by_kind!(x.kind(), T => self.rule.backward::<T>(
+                slice(&x),
+                slice(&dy),
+                slice(&positions),
+                slice_mut(&mut dx),
+                map_of(&x),
+            )),
+        }
         Ok(Some(dx))
     }
 }

@@ -7,6 +7,10 @@
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
+use crate::cuda::engine;
+use crate::elements::{by_kind, device_slice, device_slice_mut};
+use crate::kernels::cuda;
+
 /// The loss of a rank's share and its gradient.
 pub struct Loss {
     /// This share's part of the mean loss over the global batch, in nats, a scalar.
@@ -26,6 +30,20 @@ fn wide(logits: &Tensor) -> Kind {
 /// If libtorch refuses the shapes.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, global_batch: usize) -> Result<Loss> {
     let scale = 1.0 / global_batch as f64;
+    if let Some(on) = engine(logits.device()) {
+        let (logits, labels) = (logits.f_contiguous()?, labels.f_contiguous()?);
+        let mut dlogits = logits.f_empty_like()?;
+        let mut losses = Tensor::f_empty(labels.size(), (wide(&logits), logits.device()))?;
+        by_kind!(logits.kind(), T => cuda::cross_entropy::cross_entropy::<T>(
+            &on,
+            device_slice(&logits),
+            device_slice(&labels),
+            &mut device_slice_mut(&mut dlogits),
+            &mut device_slice_mut(&mut losses),
+            scale,
+        ))?;
+        return Ok(Loss { value: losses.f_sum(losses.kind())?, dlogits });
+    }
     let log_p = logits.f_log_softmax(-1, wide(logits))?;
     let at = labels.f_view([-1, 1])?;
     let value = log_p.f_gather(1, &at, false)?.f_sum(wide(logits))? * -scale;

@@ -4,8 +4,10 @@ use anyhow::Result;
 use tch::{Device, Tensor};
 
 use super::{Layer, Mode, Pass, kept};
-use crate::elements::{by_kind, slice, slice_mut};
+use crate::cuda::engine;
+use crate::elements::{by_kind, device_slice, device_slice_mut, slice, slice_mut};
 use crate::kernels;
+use crate::kernels::cuda::Engine;
 
 /// An LRN layer over `[N, H, W, C]`; the window never crosses one of the `groups` of channels.
 pub(super) struct Lrn {
@@ -18,6 +20,51 @@ pub(super) struct Lrn {
 impl Lrn {
     pub(super) fn new(name: String, rule: kernels::lrn::Lrn, groups: usize) -> Self {
         Self { name, rule, groups, x: None }
+    }
+
+    fn on_cpu(&self, x: &Tensor) -> Result<Tensor> {
+        let mut y = x.f_empty_like()?;
+        let (channels, groups) = (channels(x), self.groups);
+        by_kind!(x.kind(), T => {
+            self.rule.forward::<T>(slice(x), slice_mut(&mut y), channels, groups)
+        });
+        Ok(y)
+    }
+
+    fn gradient_on_cpu(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        let mut dx = x.f_empty_like()?;
+        let (channels, groups) = (channels(x), self.groups);
+        by_kind!(x.kind(), T => {
+            self.rule.backward::<T>(slice(x), slice(dy), slice_mut(&mut dx), channels, groups)
+        });
+        Ok(dx)
+    }
+
+    fn on_gpu(&self, on: &dyn Engine, x: &Tensor) -> Result<Tensor> {
+        let mut y = x.f_empty_like()?;
+        by_kind!(x.kind(), T => kernels::cuda::lrn::forward::<T>(
+            on,
+            &self.rule,
+            device_slice(x),
+            &mut device_slice_mut(&mut y),
+            channels(x),
+            self.groups,
+        ))?;
+        Ok(y)
+    }
+
+    fn gradient_on_gpu(&self, on: &dyn Engine, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        let mut dx = x.f_empty_like()?;
+        by_kind!(x.kind(), T => kernels::cuda::lrn::backward::<T>(
+            on,
+            &self.rule,
+            device_slice(x),
+            device_slice(dy),
+            &mut device_slice_mut(&mut dx),
+            channels(x),
+            self.groups,
+        ))?;
+        Ok(dx)
     }
 
     /// `k + α Σ a²` by libtorch, `[N, H, W, G, C / G]`: the twin for devices without our kernel.
@@ -66,18 +113,10 @@ impl Layer for Lrn {
     }
 
     fn forward(&mut self, x: Tensor, pass: &Pass) -> Result<Tensor> {
-        let y = if x.device() == Device::Cpu {
-            let channels = x.size().last().copied().unwrap_or(0) as usize;
-            let mut y = x.f_empty_like()?;
-            by_kind!(x.kind(), T => self.rule.forward::<T>(
-                slice(&x),
-                slice_mut(&mut y),
-                channels,
-                self.groups,
-            ));
-            y
-        } else {
-            self.torch_forward(&x)?
+        let y = match (x.device(), engine(x.device())) {
+            (Device::Cpu, _) => self.on_cpu(&x)?,
+            (_, Some(on)) => self.on_gpu(&on, &x)?,
+            _ => self.torch_forward(&x)?,
         };
         self.x = (pass.mode == Mode::Train).then_some(x);
         Ok(y)
@@ -85,20 +124,18 @@ impl Layer for Lrn {
 
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let x = kept(&mut self.x, &self.name)?;
-        if x.device() != Device::Cpu {
-            return self.torch_backward(&x, &dy).map(Some);
+        match (x.device(), engine(x.device())) {
+            (Device::Cpu, _) => self.gradient_on_cpu(&x, &dy),
+            (_, Some(on)) => self.gradient_on_gpu(&on, &x, &dy),
+            _ => self.torch_backward(&x, &dy),
         }
-        let channels = x.size().last().copied().unwrap_or(0) as usize;
-        let mut dx = x.f_empty_like()?;
-        by_kind!(x.kind(), T => self.rule.backward::<T>(
-            slice(&x),
-            slice(&dy),
-            slice_mut(&mut dx),
-            channels,
-            self.groups,
-        ));
-        Ok(Some(dx))
+        .map(Some)
     }
+}
+
+/// The last dimension.
+fn channels(x: &Tensor) -> usize {
+    x.size().last().copied().unwrap_or(0) as usize
 }
 
 #[cfg(test)]

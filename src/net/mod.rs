@@ -141,6 +141,11 @@ impl Net {
         Ok(())
     }
 
+    /// The layers in forward order, for running one at a time.
+    pub fn layers_mut(&mut self) -> &mut [Box<dyn Layer>] {
+        &mut self.layers
+    }
+
     /// The first layer, in forward order, whose output for `x` is not finite. A rank that looks for it
     /// alone, with [`Reach::Local`], cannot look behind the first layer that needs others.
     ///

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use cudarc::driver::{CudaContext, CudaStream};
@@ -26,6 +26,17 @@ struct Shim {
 }
 
 impl Shim {
+    /// The functions, looked up once: every launch of a kernel asks for its stream.
+    fn get() -> Result<Self> {
+        static FOUND: OnceLock<Shim> = OnceLock::new();
+        if let Some(found) = FOUND.get() {
+            return Ok(*found);
+        }
+        // What is missing now may be loaded later, so only success is kept.
+        let found = Self::find()?;
+        Ok(*FOUND.get_or_init(|| found))
+    }
+
     fn find() -> Result<Self> {
         // SAFETY: libtorch 2.11 declares each function with the type of the field it is stored in.
         unsafe {
@@ -89,7 +100,7 @@ impl Stay {
         let Device::Cuda(device) = device else {
             return Ok(Self { guard: None, not_send: PhantomData });
         };
-        let (shim, index) = (Shim::find()?, index(device)?);
+        let (shim, index) = (Shim::get()?, index(device)?);
         let (mut guard, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: the results outlive the calls; the guard is deleted once, by the same thread.
         check("make a context", device, unsafe { (shim.create_guard)(index, &raw mut guard) })?;
@@ -116,16 +127,24 @@ impl Drop for Stay {
     }
 }
 
-/// libtorch's current stream of this thread on GPU `device`, as cudarc knows streams. Whoever orders
-/// other streams with it does so by events.
+/// This thread's current stream on GPU `device`, a `cudaStream_t`; libtorch keeps it alive.
+///
+/// # Errors
+/// If libtorch's CUDA half is not loaded, or has no such device.
+pub fn current_stream(device: usize) -> Result<*mut c_void> {
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: the result outlives the call.
+    let code = unsafe { (Shim::get()?.current_stream)(index(device)?, &raw mut stream) };
+    check("find the current stream", device, code)?;
+    Ok(stream)
+}
+
+/// [`current_stream`] as cudarc knows streams. Whoever orders other streams with it does so by events.
 ///
 /// # Errors
 /// If libtorch's CUDA half is not loaded, or there is no such device.
 pub fn borrowed_stream(device: usize) -> Result<Arc<CudaStream>> {
-    let mut stream = std::ptr::null_mut();
-    // SAFETY: the result outlives the call.
-    let code = unsafe { (Shim::find()?.current_stream)(index(device)?, &raw mut stream) };
-    check("find the current stream", device, code)?;
+    let stream = current_stream(device)?;
     // libtorch has opened the device, so the driver's library is there.
     let context = CudaContext::new(device).with_context(|| format!("GPU {device}"))?;
     // SAFETY: libtorch's streams belong to the device's primary context, as `context` is, and live as

@@ -1,0 +1,198 @@
+//! Every layer, the loss and the optimizers on a device, against the CPU in fp64.
+//!
+//! Each layer is given the reference's own input and a random gradient, so that an error shows where
+//! it is made. Differences are of whole tensors, in the Euclidean norm.
+
+use anyhow::{Context, Result};
+use tch::{Device, Kind, Tensor};
+
+use super::Outcome;
+use crate::collective::Solo;
+use crate::net::arch::Architecture;
+use crate::net::build::{Plan, Site};
+use crate::net::{Layer, Mode, Net, Pass, loss};
+use crate::optim::{Optimizer, Rule};
+use crate::params::Sharing;
+use crate::random::{Key, Purpose};
+use crate::torch_ext::{self, Products};
+
+/// Images of a check.
+const BATCH: i64 = 4;
+
+const ALONE: Sharing = Sharing { rank: 0, size: 1, bucket_bytes: 1 << 22 };
+
+/// A precision on the device and how far it may be from fp64.
+struct Precision {
+    kind: Kind,
+    limit: f64,
+}
+
+const PRECISIONS: [Precision; 3] = [
+    Precision { kind: Kind::Double, limit: 1e-10 },
+    Precision { kind: Kind::Float, limit: 1e-5 },
+    Precision { kind: Kind::BFloat16, limit: 1e-2 },
+];
+
+pub(super) fn all(device: Device) -> Result<Vec<Outcome>> {
+    // Without it cuDNN takes ten bits for twenty-three.
+    torch_ext::set_products(Products::Exact);
+    let mut outcomes = Vec::new();
+    for name in networks(device) {
+        let arch = Architecture::by_name(name, 10, 0.5);
+        let arch = arch.with_context(|| format!("there is no architecture {name}"))?;
+        let plan = Plan::new(&arch, Site::WHOLE)?;
+        let initial: Vec<_> = plan.params.iter().map(|spec| spec.initial(1)).collect();
+        for precision in &PRECISIONS {
+            outcomes.extend(network(&arch, &plan, &initial, (device, precision))?);
+        }
+    }
+    for precision in &PRECISIONS {
+        outcomes.push(cross_entropy(device, precision)?);
+        for rule in [Rule::Momentum(0.9), Rule::Adam] {
+            outcomes.push(optimizer(rule, device, precision)?);
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The small network shows that the check works; a GPU is held to all.
+fn networks(device: Device) -> &'static [&'static str] {
+    match device {
+        Device::Cpu => &["alexnet-cifar"],
+        _ => &["alexnet", "alexnet-owt", "alexnet-cifar"],
+    }
+}
+
+/// `|a - b| / |b|`; infinite if either is not finite.
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    let wide = |x: &Tensor| x.to_device(Device::Cpu).to_kind(Kind::Double);
+    let (a, b) = (wide(a), wide(b));
+    if a.size() != b.size() {
+        return f64::INFINITY;
+    }
+    let norm = |x: &Tensor| x.square().sum(Kind::Double).double_value(&[]).sqrt();
+    let far = norm(&(&a - &b)) / norm(&b).max(f64::MIN_POSITIVE);
+    if far.is_finite() { far } else { f64::INFINITY }
+}
+
+/// Normal noise in fp64 on the CPU, of the same numbers everywhere.
+fn noise(size: &[i64], stream: u64) -> Tensor {
+    let key = Key::new(stream, Purpose::Generate);
+    let num = size.iter().product::<i64>() as u64;
+    let values: Vec<f64> = (0..num).map(|i| key.normal(i)).collect();
+    Tensor::from_slice(&values).view(size)
+}
+
+fn net(plan: &Plan, initial: &[Tensor], kind: Kind, device: Device) -> Result<Net> {
+    let mut arena = plan.arena(kind, device, ALONE);
+    let mut values = initial.iter();
+    arena.load(|spec| {
+        let value = values.next().map(Tensor::shallow_clone);
+        value.with_context(|| format!("{} has no value", spec.name))
+    })?;
+    Ok(plan.build(arena))
+}
+
+fn network(
+    arch: &Architecture,
+    plan: &Plan,
+    initial: &[Tensor],
+    (device, precision): (Device, &Precision),
+) -> Result<Vec<Outcome>> {
+    let name = arch.name;
+    let mut reference = net(plan, initial, Kind::Double, Device::Cpu)?;
+    // Which of two nearly equal values pooling takes depends on their rounding.
+    let mut rounded = net(plan, initial, precision.kind, Device::Cpu)?;
+    let mut checked = net(plan, initial, precision.kind, device)?;
+    let dropout = Key::new(1, Purpose::Dropout);
+    let pass = Pass { mode: Mode::Train, dropout, first: 3, columns: &Solo, shares: &[] };
+    let mut x = noise(&[BATCH, arch.input, arch.input, 3], 1) * 50.0;
+    let mut outcomes = Vec::new();
+    for index in 0..reference.layers_mut().len() {
+        let fine = &mut reference.layers_mut()[index];
+        let outcome = |what: &str, difference| Outcome {
+            name: format!("{name} {what} {:?}", precision.kind),
+            difference,
+            limit: precision.limit,
+        };
+        let layer_name = fine.name().to_owned();
+        let dy_stream = 100 + index as u64;
+        let (y, mut expected) = both_passes(fine, x.copy(), dy_stream, &pass)?;
+        if layer_name.contains("pool") {
+            let rough = &mut rounded.layers_mut()[index];
+            expected = both_passes(rough, x.to_kind(precision.kind), dy_stream, &pass)?.1;
+        }
+        let layer = &mut checked.layers_mut()[index];
+        let own_x = x.to_kind(precision.kind).to_device(device);
+        let (own_y, gradient) = both_passes(layer, own_x, dy_stream, &pass)?;
+        outcomes.push(outcome(&format!("{layer_name} forward"), distance(&own_y, &y)));
+        if let (Some(gradient), Some(expected)) = (gradient, expected) {
+            let far = distance(&gradient, &expected);
+            outcomes.push(outcome(&format!("{layer_name} backward"), far));
+        }
+        x = y;
+    }
+    let gradients = checked.arena.gradients().into_iter().zip(reference.arena.gradients());
+    outcomes.extend(gradients.map(|((spec, ours), (_, expected))| Outcome {
+        name: format!("{name} gradient of {} {:?}", spec.name, precision.kind),
+        difference: distance(&ours, &expected),
+        limit: precision.limit,
+    }));
+    Ok(outcomes)
+}
+
+/// A layer's output for `x`, and the gradient of `x` for a random one of the output.
+fn both_passes(
+    layer: &mut Box<dyn Layer>,
+    x: Tensor,
+    dy_stream: u64,
+    pass: &Pass,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let y = layer.forward(x, pass)?;
+    let dy = noise(&y.size(), dy_stream).to_kind(y.kind()).to_device(y.device());
+    let y = y.copy();
+    Ok((y, layer.backward(dy, pass)?))
+}
+
+fn cross_entropy(device: Device, precision: &Precision) -> Result<Outcome> {
+    let logits = noise(&[BATCH, 1000], 2) * 3.0;
+    let labels = Tensor::from_slice(&[0i64, 999, 5, 500]);
+    let expected = loss::cross_entropy(&logits, &labels, 128)?;
+    let own = logits.to_kind(precision.kind).to_device(device);
+    let ours = loss::cross_entropy(&own, &labels.to_device(device), 128)?;
+    let difference =
+        distance(&ours.value, &expected.value).max(distance(&ours.dlogits, &expected.dlogits));
+    let name = format!("cross-entropy {:?}", precision.kind);
+    Ok(Outcome { name, difference, limit: precision.limit })
+}
+
+/// Two updates of a small network that shares its parameters with another replica.
+fn optimizer(rule: Rule, device: Device, precision: &Precision) -> Result<Outcome> {
+    let arch = Architecture::by_name("alexnet-cifar", 10, 0.5).context("no alexnet-cifar")?;
+    let plan = Plan::new(&arch, Site::WHOLE)?;
+    let weights_after = |kind: Kind, device: Device| -> Result<Tensor> {
+        // The same buckets in elements, whatever their size in bytes.
+        let bucket_bytes = kind.elt_size_in_bytes() << 20;
+        let sharing = Sharing { rank: 1, size: 2, bucket_bytes };
+        let mut arena = plan.arena(kind, device, sharing);
+        arena.load(|spec| Ok(spec.initial(1)))?;
+        let gradient = noise(&[arena.grads.numel() as i64], 3) * 0.1;
+        arena.grads.f_copy_(&gradient.to_kind(kind))?;
+        let mut optimizer = Optimizer::new(rule, 5e-4, 2.0, &arena);
+        for step in 0..2 {
+            for bucket in 0..arena.buckets().len() {
+                optimizer.update(&mut arena, bucket, step, 0.01)?;
+            }
+        }
+        Ok(arena.weights)
+    };
+    let difference = distance(
+        &weights_after(precision.kind, device)?,
+        &weights_after(Kind::Double, Device::Cpu)?,
+    );
+    Ok(Outcome {
+        name: format!("{rule:?} {:?}", precision.kind),
+        difference,
+        limit: precision.limit,
+    })
+}

@@ -1,0 +1,299 @@
+//! A GPU as an engine for kernels. FFI: the only file that calls the CUDA driver.
+//!
+//! Contexts are the driver's primary ones, which libtorch uses too. Programs are compiled and loaded
+//! when they are first launched, once per GPU. The stream is whatever the caller says; nothing here
+//! waits for it but the copies and measurements of checks.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_void};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use cudarc::driver::{result, sys};
+
+use super::cache::Cache;
+use super::compile::{self, Capability};
+use super::error::CudaError;
+use super::launch::{Engine, Launch};
+use super::memory::{Machine, Slice, SliceMut};
+use super::program::Program;
+
+/// The parameters of a launch are copied to an array of this length.
+const MAX_ARGUMENTS: usize = 16;
+
+/// One GPU, for the whole of the process.
+pub struct Gpu {
+    context: Context,
+    capability: Capability,
+    cache: Cache,
+    kernels: Mutex<HashMap<(Program, &'static CStr), Kernel>>,
+}
+
+/// A primary context, which is never released.
+#[derive(Clone, Copy, PartialEq)]
+struct Context(sys::CUcontext);
+
+/// A function of a module that is never unloaded.
+#[derive(Clone, Copy)]
+struct Kernel(sys::CUfunction);
+
+// SAFETY: contexts and functions are handles that the driver lets any thread use.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+// SAFETY: as above.
+unsafe impl Send for Kernel {}
+
+/// Whether kernels can be compiled and run in this process, as an error if not.
+///
+/// # Errors
+/// [`CudaError::Missing`] names the library.
+pub fn available() -> Result<(), CudaError> {
+    static PRESENT: OnceLock<bool> = OnceLock::new();
+    // SAFETY: opens the library, whose constructors have no preconditions.
+    match PRESENT.get_or_init(|| unsafe { sys::is_culib_present() }) {
+        true => compile::available(),
+        false => {
+            Err(CudaError::Missing { library: "libcuda.so.1", advice: "install NVIDIA's driver" })
+        }
+    }
+}
+
+fn driver<T>(what: &str, result: Result<T, result::DriverError>) -> Result<T, CudaError> {
+    result.map_err(|error| CudaError::Driver { what: what.to_owned(), why: describe(error) })
+}
+
+fn describe(error: result::DriverError) -> String {
+    let text = |text: Result<&CStr, _>| text.map(|t| t.to_string_lossy().into_owned()).ok();
+    match (text(error.error_name()), text(error.error_string())) {
+        (Some(name), Some(description)) => format!("{name}, {description}"),
+        _ => format!("{:?}", error.0),
+    }
+}
+
+impl Gpu {
+    /// The GPU of this number.
+    ///
+    /// # Errors
+    /// If a library or the GPU is missing, or it is too old for our kernels.
+    pub fn of(ordinal: usize) -> Result<&'static Self, CudaError> {
+        static GPUS: Mutex<Vec<(usize, &'static Gpu)>> = Mutex::new(Vec::new());
+        let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, gpu)) = gpus.iter().find(|(number, _)| *number == ordinal) {
+            return Ok(gpu);
+        }
+        let gpu = Self::open(ordinal)?;
+        // Lives as long as the process, as the context and libtorch do.
+        let gpu = &*Box::leak(Box::new(gpu));
+        gpus.push((ordinal, gpu));
+        Ok(gpu)
+    }
+
+    fn open(ordinal: usize) -> Result<Self, CudaError> {
+        use sys::CUdevice_attribute as Attribute;
+        available()?;
+        driver("cuInit", result::init())?;
+        let device = driver("cuDeviceGet", result::device::get(ordinal as i32))?;
+        let attribute = |attribute| -> Result<u32, CudaError> {
+            // SAFETY: `device` came from the driver.
+            let value = unsafe { result::device::get_attribute(device, attribute) };
+            Ok(driver("cuDeviceGetAttribute", value)? as u32)
+        };
+        let capability = Capability {
+            major: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            minor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        };
+        if capability < Capability::OLDEST {
+            return Err(CudaError::Driver {
+                what: format!("a kernel for GPU {ordinal}"),
+                why: format!("its compute capability {capability} is below {}", Capability::OLDEST),
+            });
+        }
+        // SAFETY: `device` came from the driver.
+        let context =
+            driver("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
+        Ok(Self {
+            context: Context(context),
+            capability,
+            cache: Cache::of_user(),
+            kernels: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// This GPU's stream of the runtime's handle `stream`; null is the default stream.
+    #[must_use]
+    pub fn on(&'static self, stream: *mut c_void) -> Lane {
+        Lane { gpu: self, stream: stream.cast() }
+    }
+
+    /// Runs `work` with this GPU's context as the thread's.
+    fn with_context<T>(&self, work: impl FnOnce() -> Result<T, CudaError>) -> Result<T, CudaError> {
+        let before = driver("cuCtxGetCurrent", result::ctx::get_current())?;
+        if before == Some(self.context.0) {
+            return work();
+        }
+        // SAFETY: a primary context that is never released.
+        driver("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context.0) })?;
+        let outcome = work();
+        // libtorch takes the thread's context for its current device: leave it as it was.
+        // SAFETY: the context that was current a moment ago, or none.
+        let restored = unsafe { result::ctx::set_current(before.unwrap_or(std::ptr::null_mut())) };
+        driver("cuCtxSetCurrent", restored)?;
+        outcome
+    }
+
+    /// The kernel `entry` of `program`, compiled and loaded if it is not yet.
+    fn kernel(&self, program: Program, entry: &'static CStr) -> Result<Kernel, CudaError> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = kernels.get(&(program, entry)) {
+            return Ok(*kernel);
+        }
+        let image = compile::image(&program, self.capability, &self.cache)?;
+        // SAFETY: a whole image, made by NVRTC for this GPU; PTX ends in a NUL.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+        let module = driver("cuModuleLoadData", module)?;
+        // SAFETY: the module is never unloaded.
+        let function = unsafe { result::module::get_function(module, entry.to_owned()) };
+        let kernel = Kernel(driver("cuModuleGetFunction", function)?);
+        kernels.insert((program, entry), kernel);
+        Ok(kernel)
+    }
+}
+
+/// A stream of a GPU.
+#[derive(Clone, Copy)]
+pub struct Lane {
+    gpu: &'static Gpu,
+    stream: sys::CUstream,
+}
+
+impl Engine for Lane {
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
+        let [across, down] = launch.grid();
+        if across == 0 || down == 0 {
+            return Ok(());
+        }
+        let mut parameters = [std::ptr::null_mut(); MAX_ARGUMENTS];
+        let num_arguments = launch.arguments().len();
+        for (parameter, argument) in parameters[..num_arguments].iter_mut().zip(launch.arguments())
+        {
+            *parameter = argument.as_ptr();
+        }
+        self.gpu.with_context(|| {
+            let kernel = self.gpu.kernel(*launch.program(), launch.entry())?;
+            // SAFETY: the kernels' host code passes the parameters that their sources declare, and
+            // slices as long as they use; the driver copies the parameters before it returns.
+            let launched = unsafe {
+                result::launch_kernel(
+                    kernel.0,
+                    (across, down, 1),
+                    (launch.threads(), 1, 1),
+                    0,
+                    self.stream,
+                    &mut parameters[..num_arguments],
+                )
+            };
+            driver(&format!("the launch of {:?}", launch.entry()), launched)
+        })
+    }
+}
+
+impl Machine for Lane {
+    fn allocate(&self, num_bytes: usize) -> Result<u64, CudaError> {
+        self.gpu.with_context(|| {
+            // SAFETY: nothing is read from the memory before it is zeroed.
+            let address = driver("cuMemAlloc", unsafe { result::malloc_sync(num_bytes) })?;
+            // SAFETY: fresh memory of this length.
+            driver("cuMemsetD8", unsafe { result::memset_d8_sync(address, 0, num_bytes) })?;
+            // Our stream may be one that does not wait for the default one.
+            driver("cuCtxSynchronize", result::ctx::synchronize())?;
+            Ok(address)
+        })
+    }
+
+    unsafe fn free(&self, address: u64, _num_bytes: usize) {
+        // SAFETY: the caller's promise. An error of work before it shows at the next call.
+        let _ = self.gpu.with_context(|| {
+            // SAFETY: as above.
+            driver("cuMemFree", unsafe { result::free_sync(address) })
+        });
+    }
+
+    unsafe fn write(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError> {
+        self.gpu.with_context(|| {
+            self.wait()?;
+            // SAFETY: the caller's promise.
+            driver("cuMemcpyHtoD", unsafe { result::memcpy_htod_sync(address, bytes) })?;
+            driver("cuCtxSynchronize", result::ctx::synchronize())
+        })
+    }
+
+    unsafe fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
+        self.gpu.with_context(|| {
+            self.wait()?;
+            // SAFETY: the caller's promise.
+            driver("cuMemcpyDtoH", unsafe { result::memcpy_dtoh_sync(bytes, address) })
+        })
+    }
+}
+
+impl Lane {
+    fn wait(&self) -> Result<(), CudaError> {
+        // SAFETY: the stream is live as long as the lane is used.
+        driver("cuStreamSynchronize", unsafe { result::stream::synchronize(self.stream) })
+    }
+
+    /// The mean time of one of `iterations` calls of `work` on this stream, in microseconds, after
+    /// `warm_up` calls that are not counted.
+    ///
+    /// # Errors
+    /// If `work` fails, or the driver.
+    pub fn time_us(
+        &self,
+        warm_up: usize,
+        iterations: usize,
+        mut work: impl FnMut() -> Result<(), CudaError>,
+    ) -> Result<f64, CudaError> {
+        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        (0..warm_up).try_for_each(|_| work())?;
+        let [begin, end] = self.gpu.with_context(|| {
+            Ok([driver("cuEventCreate", event())?, driver("cuEventCreate", event())?])
+        })?;
+        let record = |event| {
+            self.gpu.with_context(|| {
+                // SAFETY: event and stream are live.
+                driver("cuEventRecord", unsafe { result::event::record(event, self.stream) })
+            })
+        };
+        record(begin)?;
+        (0..iterations).try_for_each(|_| work())?;
+        record(end)?;
+        let ms = self.gpu.with_context(|| {
+            // SAFETY: both events are live and recorded.
+            driver("cuEventSynchronize", unsafe { result::event::synchronize(end) })?;
+            // SAFETY: as above.
+            driver("cuEventElapsedTime", unsafe { result::event::elapsed(begin, end) })
+        })?;
+        for event in [begin, end] {
+            // SAFETY: created above, destroyed once.
+            driver("cuEventDestroy", unsafe { result::event::destroy(event) })?;
+        }
+        Ok(f64::from(ms) * 1e3 / iterations as f64)
+    }
+
+    /// Copies between two buffers of the GPU, for comparison: `num_bytes` from `from` to `to`.
+    ///
+    /// # Errors
+    /// If the driver refuses.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn copy(&self, from: Slice<'_, u8>, to: &SliceMut<'_, u8>) -> Result<(), CudaError> {
+        assert_eq!(from.len(), to.len(), "copy: lengths");
+        self.gpu.with_context(|| {
+            let (from, to, len) = (from.address(), to.address(), from.len());
+            // SAFETY: both slices are live device memory of this length.
+            driver("cuMemcpyDtoD", unsafe { result::memcpy_dtod_async(to, from, len, self.stream) })
+        })
+    }
+}

@@ -1,0 +1,103 @@
+// Local response normalisation of a chunk of channels of one pixel, in registers (kernels/normaliser.rs).
+//
+// A thread holds CHUNK neighbouring channels and as many beyond as its windows reach, read again
+// rather than exchanged with the neighbouring threads: they are in the first-level cache, and no thread waits.
+// GROUP channels are normalised apart from the others; CHUNK divides GROUP. LRN_SIZE is odd; 0 without LRN.
+
+constexpr int REACH = LRN_SIZE / 2;
+
+struct Rule {
+    Wide k, alpha, beta;
+};
+
+
+// The activations of a chunk and of HALO channels on each side; zero outside the group, in which the chunk begins
+// at channel `first`.
+template <int HALO, Activation ACTIVATION>
+__device__ inline void load_chunk(const Real* chunk, int first, Wide (&to)[CHUNK + 2 * HALO]) {
+    load_wide<CHUNK, ACTIVATION>(true, chunk, to + HALO);
+    constexpr int STEP = common_power_of_two(CHUNK, HALO, 8);
+#pragma unroll
+    for (int i = 0; i < HALO; i += STEP) {
+        bool left = first >= HALO - i, right = first < GROUP - CHUNK - i;
+        load_wide<STEP, ACTIVATION>(left, chunk - HALO + i, to + i);
+        load_wide<STEP, ACTIVATION>(right, chunk + CHUNK + i, to + HALO + CHUNK + i);
+    }
+}
+
+// Denominators are normal numbers: flushing those that are not to zero costs nothing but their handling.
+#ifdef __CUDA_ARCH__
+__device__ inline float inverse_root(float d) {
+    float r;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+    return r;
+}
+__device__ inline float root(float d) {
+    float r;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+    return r;
+}
+#else
+__device__ inline float inverse_root(float d) { return 1 / sqrtf(d); }
+__device__ inline float root(float d) { return sqrtf(d); }
+#endif
+__device__ inline double inverse_root(double d) { return 1 / sqrt(d); }
+__device__ inline double root(double d) { return sqrt(d); }
+
+// d^-beta, and 1 / d in `inverse`. Both 0 for an infinite d.
+__device__ inline Wide power(Wide d, const Rule& rule, Wide& inverse) {
+#if THREE_QUARTERS
+    Wide r = inverse_root(d);
+    inverse = r * r;
+    return r * root(r);
+#else
+    inverse = 1 / d;
+    return pow(d, -rule.beta);
+#endif
+}
+
+// k + alpha * the sum of squares over the window whose first element is `a`.
+__device__ inline Wide denominator(const Wide* a, const Rule& rule) {
+    Wide sum = a[0] * a[0];
+#pragma unroll
+    for (int j = 1; j < LRN_SIZE; ++j) sum += a[j] * a[j];
+    return rule.k + rule.alpha * sum;
+}
+
+// The normalised chunk, from activations with REACH more on each side.
+__device__ inline void normalise(
+    const Wide (&a)[CHUNK + 2 * REACH], const Rule& rule, Wide (&y)[CHUNK]) {
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        Wide inverse;
+        y[i] = a[REACH + i] * power(denominator(a + i, rule), rule, inverse);
+    }
+}
+
+// The gradient of the chunk's activations, from activations with 2 REACH more on each side and the
+// gradient of the normalised values with REACH more.
+__device__ inline void differentiate(
+    const Wide (&a)[CHUNK + 4 * REACH], const Wide (&dy)[CHUNK + 2 * REACH], int first,
+    const Rule& rule, Wide (&da)[CHUNK]) {
+    Wide product[CHUNK + 2 * REACH];
+#pragma unroll
+    for (int i = 0; i < CHUNK + 2 * REACH; ++i) {
+        Wide inverse, scaled = dy[i] * power(denominator(a + i, rule), rule, inverse);
+        product[i] = scaled * a[REACH + i] * inverse;
+        if (i >= REACH && i < REACH + CHUNK) {
+            da[i - REACH] = scaled;
+        } else {
+            // Outside the group the activation is zero, and a NaN in the window must not get through.
+            bool inside = i < REACH ? first >= REACH - i : first < GROUP + REACH - i;
+            product[i] = inside ? product[i] : Wide(0);
+        }
+    }
+    Wide cross = 2 * rule.alpha * rule.beta;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        Wide sum = product[i];
+#pragma unroll
+        for (int j = 1; j < LRN_SIZE; ++j) sum += product[i + j];
+        da[i] -= cross * a[2 * REACH + i] * sum;
+    }
+}

@@ -1,0 +1,246 @@
+// ReLU, local response normalisation (unless LRN_SIZE is 0) and max pooling in one pass, channels last
+// (kernels/relu_lrn_pool.rs).
+//
+// Bytes moved: forward reads the map a and writes y and one byte of argmax per output; backward reads a, dy and
+// argmax and writes da. Each once from memory; what neighbouring threads share comes from the caches.
+// HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW and STRIDE are compiled in.
+
+constexpr int OUT_HEIGHT = (HEIGHT - WINDOW) / STRIDE + 1;
+constexpr int OUT_WIDTH = (WIDTH - WINDOW) / STRIDE + 1;
+constexpr int CHUNKS = CHANNELS / CHUNK;
+constexpr int COLUMN_GROUPS = (OUT_WIDTH + COLUMNS - 1) / COLUMNS;
+// Input columns under COLUMNS neighbouring windows.
+constexpr int SPAN = (COLUMNS - 1) * STRIDE + WINDOW;
+// Rows that a window has in common with the one below.
+constexpr int OVERLAP = WINDOW > STRIDE ? WINDOW - STRIDE : 0;
+
+// The largest of CHUNK channels so far, and its position. After ReLU no value is negative.
+#if ELEMENT_BITS == 16
+// In one word that orders as they do: the value's bits above, 255 less its position below. A NaN exceeds everything.
+struct Best {
+    unsigned key[CHUNK];
+
+    __device__ inline void set(int i, float value, int position) {
+        key[i] = __float_as_uint(value) | (255 - position);
+    }
+    __device__ inline void take(int i, float value, int position) {
+        unsigned other = __float_as_uint(value) | (255 - position);
+        key[i] = other > key[i] ? other : key[i];
+    }
+    // Of equals this one stays; the other's positions are `shift` later.
+    __device__ inline void take(int i, const Best& other, int shift) {
+        unsigned shifted = other.key[i] - shift;
+        key[i] = shifted > key[i] ? shifted : key[i];
+    }
+    __device__ inline float value(int i) const { return __uint_as_float(key[i] & 0xffff0000u); }
+    __device__ inline unsigned char position(int i) const { return 255 - (key[i] & 255); }
+};
+#else
+struct Best {
+    Wide values[CHUNK];
+    int positions[CHUNK];
+
+    __device__ inline void set(int i, Wide value, int position) {
+        values[i] = value;
+        positions[i] = position;
+    }
+    // Of equals the first stays; a NaN exceeds everything.
+    __device__ inline void take(int i, Wide value, int position) {
+        bool better = value > values[i] || value != value;
+        values[i] = better ? value : values[i];
+        positions[i] = better ? position : positions[i];
+    }
+    __device__ inline void take(int i, const Best& other, int shift) {
+        take(i, other.values[i], other.positions[i] + shift);
+    }
+    __device__ inline Wide value(int i) const { return values[i]; }
+    __device__ inline unsigned char position(int i) const { return positions[i]; }
+};
+#endif
+
+// The values that are pooled: CHUNK channels of a pixel.
+__device__ inline void pooled_values(
+    const Real* chunk, int first, const Rule& rule, Wide (&values)[CHUNK]) {
+#if LRN_SIZE > 0
+    Wide a[CHUNK + 2 * REACH];
+    load_chunk<REACH, RELU>(chunk, first, a);
+    normalise(a, rule, values);
+    round_to_elements(values);
+#else
+    load_chunk<0, RELU>(chunk, first, values);
+#endif
+}
+
+// The largest in one row of COLUMNS windows, the first of which begins at input column x.
+__device__ inline void pool_row(
+    const Real* row, int x, int first, const Rule& rule, Best (&best)[COLUMNS]) {
+#pragma unroll
+    for (int j = 0; j < SPAN; ++j) {
+        Wide values[CHUNK];
+        // Columns beyond the map belong to windows that are not stored.
+        int column = x + j < WIDTH ? x + j : WIDTH - 1;
+        pooled_values(row + size_t(column) * CHANNELS, first, rule, values);
+#pragma unroll
+        for (int o = 0; o < COLUMNS; ++o) {
+            int position = j - o * STRIDE;
+            if (position < 0 || position >= WINDOW) continue;
+#pragma unroll
+            for (int i = 0; i < CHUNK; ++i) {
+                if (position == 0) {
+                    best[o].set(i, values[i], 0);
+                } else {
+                    best[o].take(i, values[i], position);
+                }
+            }
+        }
+    }
+}
+
+__device__ inline void store_pooled(
+    Real* y, unsigned char* argmax, size_t at, const Best& best) {
+    Wide values[CHUNK];
+    Pack<unsigned char, CHUNK> positions;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        values[i] = best.value(i);
+        positions.at[i] = best.position(i);
+    }
+    store_rounded(y + at, values);
+    store(argmax + at, positions);
+}
+
+// A thread computes CHUNK channels of COLUMNS neighbouring outputs, marching down `strip` output rows; rows that
+// two windows share are normalised once.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    forward(const Real* __restrict__ a, Real* __restrict__ y, unsigned char* __restrict__ argmax,
+            unsigned num_threads, int strip, Rule rule) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_threads) return;
+    int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
+    int out_x = index / CHUNKS % COLUMN_GROUPS * COLUMNS;
+    unsigned strips = (OUT_HEIGHT + strip - 1) / strip;
+    unsigned at = index / (CHUNKS * COLUMN_GROUPS);
+    int out_y = at % strips * strip;
+    size_t image = at / strips;
+    int end = out_y + strip < OUT_HEIGHT ? out_y + strip : OUT_HEIGHT;
+    constexpr size_t ROW = size_t(WIDTH) * CHANNELS;
+    const Real* map = a + image * HEIGHT * ROW + channel;
+
+    // carried[r] is what row r of the next window holds, for the rows it shares with the one before.
+    Best carried[OVERLAP + 1][COLUMNS], row[COLUMNS], best[COLUMNS];
+#pragma unroll
+    for (int r = 0; r < OVERLAP; ++r) {
+        pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, first, rule, carried[r]);
+    }
+    for (; out_y < end; ++out_y) {
+#pragma unroll
+        for (int r = 0; r < WINDOW; ++r) {
+            if (r >= OVERLAP) {
+                pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, first, rule, row);
+            }
+#pragma unroll
+            for (int o = 0; o < COLUMNS; ++o) {
+                const Best& largest = r < OVERLAP ? carried[r][o] : row[o];
+                if (r == 0) best[o] = largest;
+#pragma unroll
+                for (int i = 0; i < CHUNK; ++i) {
+                    if (r > 0) best[o].take(i, largest, r * WINDOW);
+                }
+                if (r >= STRIDE) carried[r - STRIDE][o] = largest;
+            }
+        }
+        size_t out = ((image * OUT_HEIGHT + out_y) * OUT_WIDTH + out_x) * CHANNELS + channel;
+#pragma unroll
+        for (int o = 0; o < COLUMNS; ++o) {
+            if (out_x + o < OUT_WIDTH) store_pooled(y, argmax, out + o * CHANNELS, best[o]);
+        }
+    }
+}
+
+// The first and one past the last of `num` windows along one side that hold `position`.
+__device__ inline int first_window(int position) {
+    return position < WINDOW ? 0 : (position - WINDOW) / STRIDE + 1;
+}
+__device__ inline int end_window(int position, int num) {
+    int end = position / STRIDE + 1;
+    return end < num ? end : num;
+}
+
+// Adds those of N outputs' gradients that came from a position; `pattern` holds it four times. Positions are compared
+// in words of four, in which a byte of zero then stands for each that is met.
+template <int N>
+__device__ inline void add_outputs(
+    bool inside, const Real* dy, const unsigned char* argmax, unsigned pattern, Wide* gradient) {
+    Wide outputs[N];
+    load_wide<N, IDENTITY>(inside, dy, outputs);
+    Pack<unsigned, (N + 3) / 4> differences = {};
+    if (inside) {
+        if constexpr (N == 1) differences.at[0] = *argmax;
+        if constexpr (N == 2) differences.at[0] = *reinterpret_cast<const unsigned short*>(argmax);
+        if constexpr (N >= 4) {
+            differences = load<N / 4>(reinterpret_cast<const unsigned*>(argmax));
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < (N + 3) / 4; ++i) differences.at[i] ^= pattern;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        if (!(differences.at[i / 4] & 0xffu << 8 * (i % 4))) gradient[i] += outputs[i];
+    }
+}
+
+// Adds the gradients of one window's outputs that came from `position`, the chunk's and of REACH channels on each
+// side.
+__device__ inline void add_window(
+    const Real* dy, const unsigned char* argmax, int first, int position,
+    Wide (&gradient)[CHUNK + 2 * REACH]) {
+    unsigned pattern = position * 0x01010101u;
+    add_outputs<CHUNK>(true, dy, argmax, pattern, gradient + REACH);
+    constexpr int STEP = common_power_of_two(CHUNK, REACH, 8);
+#pragma unroll
+    for (int i = 0; i < REACH; i += STEP) {
+        bool left = first >= REACH - i, right = first < GROUP - CHUNK - i;
+        add_outputs<STEP>(left, dy - REACH + i, argmax - REACH + i, pattern, gradient + i);
+        constexpr int END = REACH + CHUNK;
+        add_outputs<STEP>(
+            right, dy + CHUNK + i, argmax + CHUNK + i, pattern, gradient + END + i);
+    }
+}
+
+// A thread computes CHUNK channels of one pixel of da, gathering from the windows over it.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    backward(const Real* __restrict__ a, const Real* __restrict__ dy,
+             const unsigned char* __restrict__ argmax, Real* __restrict__ da, unsigned num_threads,
+             Rule rule) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_threads) return;
+    int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
+    unsigned pixel = index / CHUNKS;
+    int x = pixel % WIDTH, y = pixel / WIDTH % HEIGHT;
+    size_t image = pixel / (WIDTH * HEIGHT);
+
+    Wide gradient[CHUNK + 2 * REACH] = {};
+    for (int wy = first_window(y); wy < end_window(y, OUT_HEIGHT); ++wy) {
+        for (int wx = first_window(x); wx < end_window(x, OUT_WIDTH); ++wx) {
+            int position = (y - wy * STRIDE) * WINDOW + x - wx * STRIDE;
+            size_t window = (image * OUT_HEIGHT + wy) * OUT_WIDTH + wx;
+            size_t chunk = window * CHANNELS + channel;
+            add_window(dy + chunk, argmax + chunk, first, position, gradient);
+        }
+    }
+    size_t chunk = size_t(index) * CHUNK;
+    Wide activation[CHUNK + 4 * REACH], out[CHUNK];
+    load_chunk<2 * REACH, RELU>(a + chunk, first, activation);
+    round_to_elements(gradient);
+#if LRN_SIZE > 0
+    differentiate(activation, gradient, first, rule, out);
+#else
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) out[i] = gradient[i];
+#endif
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) {
+        out[i] = activation[2 * REACH + i] == 0 ? Wide(0) : out[i];
+    }
+    store_rounded(da + chunk, out);
+}

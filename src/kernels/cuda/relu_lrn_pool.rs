@@ -1,0 +1,128 @@
+//! ReLU, normalisation and max pooling on the GPU: `relu_lrn_pool.cu` beside
+//! [`ReluLrnPool`].
+
+use super::error::CudaError;
+use super::launch::{Engine, Launch, blocks};
+use super::lrn::rule;
+use super::memory::{Slice, SliceMut, argument};
+use super::program::{CudaReal, Program, Source};
+use crate::kernels::pool::Map;
+use crate::kernels::relu_lrn_pool::ReluLrnPool;
+
+const THREADS: u32 = 128;
+
+/// Neighbouring outputs of a forward thread: of five columns of input under two windows one is shared.
+const COLUMNS: u32 = 2;
+
+/// Threads that keep a large GPU busy; with fewer, forward cuts the columns of outputs shorter.
+const ENOUGH_THREADS: usize = 1 << 18;
+
+/// The pooled `y` and the positions in the windows of the convolution's output `a`, of shape `map`.
+///
+/// # Errors
+/// If the kernel cannot be compiled or started, or an array is not aligned to 16 bytes.
+///
+/// # Panics
+/// As [`ReluLrnPool::forward`].
+pub fn forward<T: CudaReal>(
+    on: &dyn Engine,
+    kernel: &ReluLrnPool,
+    a: Slice<'_, T>,
+    y: &mut SliceMut<'_, T>,
+    argmax: &mut SliceMut<'_, u8>,
+    map: Map,
+) -> Result<(), CudaError> {
+    let output = kernel.check(map, a.len(), [y.len(), argmax.len()]);
+    // 16 bytes, and not more registers than fit.
+    let chunk = T::chunk(if T::BITS == 16 { 8 } else { 4 }, group_channels(kernel, map));
+    check_aligned(chunk, [a, y.as_slice()], argmax.as_slice())?;
+    let strip_threads =
+        map.num_images * (map.channels / chunk as usize) * output.width.div_ceil(COLUMNS as usize);
+    let num_strips = (ENOUGH_THREADS / strip_threads.max(1)).clamp(1, output.height);
+    let strip = output.height.div_ceil(num_strips);
+    let num_threads = strip_threads * output.height.div_ceil(strip);
+    on.launch(&Launch {
+        program: program::<T>(kernel, map, chunk),
+        entry: c"forward",
+        grid: [blocks(num_threads, THREADS), 1],
+        threads: THREADS,
+        arguments: &[
+            a.argument(),
+            y.argument(),
+            argmax.argument(),
+            argument(&(num_threads as u32)),
+            argument(&(strip as i32)),
+            argument(&rule::<T>(kernel.lrn.as_ref())),
+        ],
+    })
+}
+
+/// The gradient `da` of the convolution's output, from that output `a`, the gradient `dy` of the
+/// pooled output and the positions that forward wrote.
+///
+/// # Errors
+/// As [`forward`].
+///
+/// # Panics
+/// As [`forward`].
+pub fn backward<T: CudaReal>(
+    on: &dyn Engine,
+    kernel: &ReluLrnPool,
+    a: Slice<'_, T>,
+    dy: Slice<'_, T>,
+    argmax: Slice<'_, u8>,
+    da: &mut SliceMut<'_, T>,
+    map: Map,
+) -> Result<(), CudaError> {
+    kernel.check(map, a.len(), [dy.len(), argmax.len()]);
+    assert_eq!(a.len(), da.len(), "relu, lrn, pool: the gradient is not of shape {map:?}");
+    // Denominators of four more channels are computed on each side: the longer the chunk, the better.
+    let chunk = T::chunk(if T::BITS == 16 { 16 } else { 8 }, group_channels(kernel, map));
+    check_aligned(chunk, [a, dy], argmax)?;
+    da.check_aligned(chunk as usize)?;
+    let num_threads = map.num_elements() / chunk as usize;
+    on.launch(&Launch {
+        program: program::<T>(kernel, map, chunk),
+        entry: c"backward",
+        grid: [blocks(num_threads, THREADS), 1],
+        threads: THREADS,
+        arguments: &[
+            a.argument(),
+            dy.argument(),
+            argmax.argument(),
+            da.argument(),
+            argument(&(num_threads as u32)),
+            argument(&rule::<T>(kernel.lrn.as_ref())),
+        ],
+    })
+}
+
+fn group_channels(kernel: &ReluLrnPool, map: Map) -> usize {
+    map.channels / kernel.groups
+}
+
+fn check_aligned<T: CudaReal>(
+    chunk: u32,
+    maps: [Slice<'_, T>; 2],
+    argmax: Slice<'_, u8>,
+) -> Result<(), CudaError> {
+    maps.iter().try_for_each(|map| map.check_aligned(chunk as usize))?;
+    argmax.check_aligned(chunk as usize)
+}
+
+/// What is compiled for maps of this height, width and depth.
+#[must_use]
+pub(super) fn program<T: CudaReal>(kernel: &ReluLrnPool, map: Map, chunk: u32) -> Program {
+    let (size, three_quarters) = kernel.lrn.map_or((0, true), |lrn| (lrn.size, lrn.beta == 0.75));
+    let sizes = [
+        map.channels,
+        group_channels(kernel, map),
+        map.height,
+        map.width,
+        kernel.pool.window,
+        kernel.pool.stride,
+    ];
+    let mut constants = vec![THREADS, chunk, COLUMNS, size as u32, u32::from(three_quarters)];
+    constants.extend(sizes.map(|size| size as u32));
+    Program::new::<T>(Source::ReluLrnPool, &constants)
+}
