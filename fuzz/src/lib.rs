@@ -4,16 +4,6 @@
 pub mod cancel;
 #[path = "../../src/data/mod.rs"]
 pub mod data;
-/// The kernels that the image pipeline uses.
-pub mod kernels {
-    #[path = "../../../src/kernels/real.rs"]
-    pub mod real;
-    #[path = "../../../src/kernels/shuffle.rs"]
-    pub(crate) mod shuffle;
-    #[path = "../../../src/kernels/simd.rs"]
-    pub(crate) mod simd;
-    #[path = "../../../src/kernels/stream.rs"]
-    pub(crate) mod stream;
-}
+pub mod kernels;
 #[path = "../../src/random.rs"]
 pub mod random;
