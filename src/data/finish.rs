@@ -222,16 +222,17 @@ fn fill<P: Copy>(out: &mut [P], pixel: [P; 3]) {
     out.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(&pixel));
 }
 
-/// Writes pixels in reverse order.
+/// Writes pixels in reverse order, sixteen at a time.
 #[inline(always)]
 fn mirror(pixels: &[u8], out: &mut [u8]) {
-    let (mut end, mut at) = (pixels.len(), 0);
-    // Five pixels at a time; the sixteenth byte is overwritten by the next five.
-    while let (Some(block), Some(to)) = (pixels[..end].last_chunk(), out[at..].first_chunk_mut()) {
-        *to = shuffle::reverse_pixels(*block);
-        (end, at) = (end - 15, at + 15);
+    let (rest, blocks) = pixels.as_rchunks::<48>();
+    let (out_blocks, out_rest) = out.as_chunks_mut::<48>();
+    for (to, from) in out_blocks.iter_mut().zip(blocks.iter().rev()) {
+        let mut block = [[0; 16]; 3];
+        block.as_flattened_mut().copy_from_slice(from);
+        to.copy_from_slice(shuffle::reverse_pixels(&block).as_flattened());
     }
-    for (to, from) in out[at..].chunks_exact_mut(3).zip(pixels[..end].chunks_exact(3).rev()) {
+    for (to, from) in out_rest.chunks_exact_mut(3).zip(rest.chunks_exact(3).rev()) {
         to.copy_from_slice(from);
     }
 }
