@@ -143,7 +143,9 @@ impl Header {
         if num == 0 || segment.len() != 4 + 2 * num || usize::from(segment[0]) != num {
             return Err(Unsupported);
         }
-        for (component, spec) in self.components.iter_mut().zip(segment[1..].chunks_exact(2)) {
+        for (component, spec) in
+            self.components.iter_mut().zip(segment[1..1 + 2 * num].chunks_exact(2))
+        {
             (component.dc, component.ac) = (usize::from(spec[1] >> 4), usize::from(spec[1] & 15));
             let Component { id, quantisation, dc, ac, .. } = *component;
             let known = id == spec[0]
