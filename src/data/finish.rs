@@ -105,6 +105,8 @@ pub(super) struct Row<'a> {
 
 /// An element type the pass can write.
 pub(super) trait Pixel: Copy + Default + Send + Sync {
+    /// Whether rows make use of a stream.
+    const IS_STREAMED: bool;
     /// Writes a row of pixels.
     fn row(row: Row<'_>, out: &mut [Self], stream: Option<&Stream>);
     /// Writes a row of pixels in reverse order.
@@ -139,8 +141,10 @@ impl Finisher {
         self.mirrored.resize(len, 0);
         let rows = [(&mut self.scale, scale), (&mut self.offset, offset)];
         for (row, factors) in rows {
-            row.resize(len, 0.0);
-            row.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&factors));
+            if row.len() != len || row[..3] != factors {
+                row.resize(len, 0.0);
+                row.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&factors));
+            }
         }
     }
 
@@ -183,7 +187,9 @@ impl<P: Pixel> Kernel for Cut<'_, P> {
         for row in 0..self.out.len() / row_len {
             // Rows do not begin at lines: the line that two of them share is not streamed, and an
             // ordinary store that waits for it would hold up all streamed ones behind it.
-            if let Some(ahead) = self.out.get((row + ROWS_AHEAD) * row_len..) {
+            if P::IS_STREAMED
+                && let Some(ahead) = self.out.get((row + ROWS_AHEAD) * row_len..)
+            {
                 stream::prefetch(&ahead[..ahead.len().min(1)]);
             }
             let out_row = &mut self.out[row * row_len..][..row_len];
@@ -222,22 +228,23 @@ fn fill<P: Copy>(out: &mut [P], pixel: [P; 3]) {
     out.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(&pixel));
 }
 
-/// Writes pixels in reverse order, sixteen at a time.
+/// Writes pixels in reverse order.
 #[inline(always)]
 fn mirror(pixels: &[u8], out: &mut [u8]) {
-    let (rest, blocks) = pixels.as_rchunks::<48>();
-    let (out_blocks, out_rest) = out.as_chunks_mut::<48>();
-    for (to, from) in out_blocks.iter_mut().zip(blocks.iter().rev()) {
-        let mut block = [[0; 16]; 3];
-        block.as_flattened_mut().copy_from_slice(from);
-        to.copy_from_slice(shuffle::reverse_pixels(&block).as_flattened());
+    let (mut end, mut at) = (pixels.len(), 0);
+    // Five pixels at a time; the sixteenth byte is overwritten by the next five.
+    while let (Some(block), Some(to)) = (pixels[..end].last_chunk(), out[at..].first_chunk_mut()) {
+        *to = shuffle::reverse_pixels(*block);
+        (end, at) = (end - 15, at + 15);
     }
-    for (to, from) in out_rest.chunks_exact_mut(3).zip(rest.chunks_exact(3).rev()) {
+    for (to, from) in out[at..].chunks_exact_mut(3).zip(pixels[..end].chunks_exact(3).rev()) {
         to.copy_from_slice(from);
     }
 }
 
 impl Pixel for u8 {
+    const IS_STREAMED: bool = false;
+
     #[inline(always)]
     fn row(row: Row<'_>, out: &mut [u8], _: Option<&Stream>) {
         out.copy_from_slice(row.pixels);
@@ -255,6 +262,8 @@ impl Pixel for u8 {
 }
 
 impl Pixel for bf16 {
+    const IS_STREAMED: bool = false;
+
     #[inline(always)]
     fn row(row: Row<'_>, out: &mut [bf16], _: Option<&Stream>) {
         row.apply(out, bf16::narrow);
@@ -267,6 +276,8 @@ impl Pixel for bf16 {
 }
 
 impl Pixel for f32 {
+    const IS_STREAMED: bool = true;
+
     #[inline(always)]
     fn row(row: Row<'_>, out: &mut [f32], stream: Option<&Stream>) {
         let Some(stream) = stream else {

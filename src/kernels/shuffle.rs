@@ -19,47 +19,31 @@ pub(crate) fn transpose(square: &[[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
     std::array::from_fn(|y| std::array::from_fn(|x| square[x][y]))
 }
 
-/// Three blocks of bytes.
-pub(crate) type Blocks = [[u8; 16]; 3];
-
-/// One element of each block in turn.
+/// One element of each array in turn, in three blocks.
 #[inline(always)]
-pub(crate) fn interleave(blocks: &Blocks) -> Blocks {
-    pick::<INTERLEAVED>(blocks)
-}
-
-/// Sixteen pixels of three bytes in reverse order.
-#[inline(always)]
-pub(crate) fn reverse_pixels(blocks: &Blocks) -> Blocks {
-    pick::<REVERSED>(blocks)
-}
-
-const INTERLEAVED: usize = 0;
-const REVERSED: usize = 1;
-
-/// For each order and each byte of the result: which byte it is.
-const ORDERS: [[usize; 48]; 2] = {
-    let mut orders = [[0; 48]; 2];
-    let mut i = 0;
-    while i < 48 {
-        orders[INTERLEAVED][i] = i % 3 * 16 + i / 3;
-        orders[REVERSED][i] = 3 * (15 - i / 3) + i % 3;
-        i += 1;
-    }
-    orders
-};
-
-/// The bytes of `blocks` in one of the [`ORDERS`].
-#[inline(always)]
-fn pick<const ORDER: usize>(blocks: &Blocks) -> Blocks {
+pub(crate) fn interleave(arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3] {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("ssse3") {
         // SAFETY: the processor has SSSE3.
-        return unsafe { x86::pick(blocks, &const { x86::places(&ORDERS[ORDER]) }) };
+        return unsafe { x86::interleave(arrays) };
     }
-    let byte = |i: usize| blocks.as_flattened()[ORDERS[ORDER][i]];
-    std::array::from_fn(|block| std::array::from_fn(|i| byte(16 * block + i)))
+    let element = |i: usize| arrays[i % 3][i / 3];
+    std::array::from_fn(|block| std::array::from_fn(|i| element(16 * block + i)))
 }
+
+/// The last five pixels (three bytes each) of a block in reverse order, and any byte.
+#[inline(always)]
+pub(crate) fn reverse_pixels(block: [u8; 16]) -> [u8; 16] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("ssse3") {
+        // SAFETY: the processor has SSSE3.
+        return unsafe { x86::reverse_pixels(block) };
+    }
+    REVERSED.map(|from| block[usize::from(from & 15)])
+}
+
+/// Where the bytes of [`reverse_pixels`] come from; the last may come from anywhere.
+const REVERSED: [u8; 16] = [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0];
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -69,7 +53,7 @@ mod x86 {
     };
     use std::mem::transmute;
 
-    use super::{Blocks, SIDE};
+    use super::{REVERSED, SIDE};
 
     // Without closures: what they are passed to is compiled without these instructions.
 
@@ -103,34 +87,42 @@ mod x86 {
         ]
     }
 
-    /// For each block of the result and each block it is picked from: which element goes where.
-    type Places = [Blocks; 3];
-
-    pub(super) const fn places(order: &[usize; 48]) -> Places {
-        let nothing = 0x80;
-        let mut places = [[[nothing; 16]; 3]; 3];
+    /// For each of three blocks of the output and each array: which element goes where.
+    const PLACES: [[[u8; 16]; 3]; 3] = {
+        let mut places = [[[0x80; 16]; 3]; 3];
         let mut i = 0;
         while i < 48 {
-            places[i / 16][order[i] / 16][i % 16] = (order[i] % 16) as u8;
+            places[i / 16][i % 3][i % 16] = (i / 3) as u8;
             i += 1;
         }
         places
+    };
+
+    #[inline]
+    #[target_feature(enable = "ssse3")]
+    pub(super) fn interleave(arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3] {
+        // SAFETY: both are arrays of bytes of the same size.
+        let [a, b, c]: [__m128i; 3] = unsafe { transmute(*arrays) };
+        // SAFETY: as above.
+        let places: [[__m128i; 3]; 3] = unsafe { transmute(PLACES) };
+        let mut blocks = [a; 3];
+        for (block, [from_a, from_b, from_c]) in blocks.iter_mut().zip(places) {
+            let ab = _mm_or_si128(_mm_shuffle_epi8(a, from_a), _mm_shuffle_epi8(b, from_b));
+            *block = _mm_or_si128(ab, _mm_shuffle_epi8(c, from_c));
+        }
+        // SAFETY: both are arrays of bytes of the same size.
+        unsafe { transmute(blocks) }
     }
 
     #[inline]
     #[target_feature(enable = "ssse3")]
-    pub(super) fn pick(blocks: &Blocks, places: &Places) -> Blocks {
+    pub(super) fn reverse_pixels(block: [u8; 16]) -> [u8; 16] {
         // SAFETY: both are arrays of bytes of the same size.
-        let [a, b, c]: [__m128i; 3] = unsafe { transmute(*blocks) };
+        let block: __m128i = unsafe { transmute(block) };
         // SAFETY: as above.
-        let places: [[__m128i; 3]; 3] = unsafe { transmute(*places) };
-        let mut picked = [a; 3];
-        for (block, [from_a, from_b, from_c]) in picked.iter_mut().zip(places) {
-            let ab = _mm_or_si128(_mm_shuffle_epi8(a, from_a), _mm_shuffle_epi8(b, from_b));
-            *block = _mm_or_si128(ab, _mm_shuffle_epi8(c, from_c));
-        }
+        let places: __m128i = unsafe { transmute(REVERSED) };
         // SAFETY: as above.
-        unsafe { transmute(picked) }
+        unsafe { transmute(_mm_shuffle_epi8(block, places)) }
     }
 }
 
@@ -151,17 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_pixels_are_reversed() {
-        let pixels: [[u8; 3]; 16] = std::array::from_fn(|i| [0, 1, 2].map(|c| (3 * i + c) as u8));
-        let mut blocks = [[0; 16]; 3];
-        blocks.as_flattened_mut().copy_from_slice(pixels.as_flattened());
-        let reversed = reverse_pixels(&blocks);
-        assert!(pixels.iter().rev().flatten().eq(reversed.as_flattened()));
+    fn five_pixels_are_reversed() {
+        let reversed = reverse_pixels(std::array::from_fn(|i| i as u8));
+        assert_eq!(reversed[..15], [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3]);
     }
 
     #[test]
     fn interleaving_takes_one_of_each_in_turn() {
-        let blocks = [0, 1, 2].map(|a| std::array::from_fn(|i| (3 * i + a) as u8));
-        assert!(interleave(&blocks).as_flattened().iter().copied().eq(0..48));
+        let arrays = [0, 1, 2].map(|a| std::array::from_fn(|i| (3 * i + a) as u8));
+        assert!(interleave(&arrays).as_flattened().iter().copied().eq(0..48));
     }
 }
