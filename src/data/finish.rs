@@ -2,8 +2,8 @@
 //!
 //! One read of the bytes and one write of the output. Per-channel factors are laid out as long as
 //! a row, so the inner loop is one multiply-add per value without a branch; a mean image adds one
-//! subtraction. Large `f32` images are streamed past the cache. It does not know where windows or
-//! shifts come from.
+//! subtraction. Large images of `f32` and `u8` are streamed past the cache. It does not know where
+//! windows or shifts come from.
 
 use std::sync::Arc;
 
@@ -243,11 +243,14 @@ fn mirror(pixels: &[u8], out: &mut [u8]) {
 }
 
 impl Pixel for u8 {
-    const IS_STREAMED: bool = false;
+    const IS_STREAMED: bool = true;
 
     #[inline(always)]
-    fn row(row: Row<'_>, out: &mut [u8], _: Option<&Stream>) {
-        out.copy_from_slice(row.pixels);
+    fn row(row: Row<'_>, out: &mut [u8], stream: Option<&Stream>) {
+        match stream {
+            None => out.copy_from_slice(row.pixels),
+            Some(stream) => stream.copy(row.pixels, out),
+        }
     }
 
     #[inline(always)]

@@ -43,6 +43,24 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Copies bytes to a slice as long: its whole lines past the cache, what lies before and after
+    /// them as usual.
+    #[inline(always)]
+    pub(crate) fn copy(&self, from: &[u8], to: &mut [u8]) {
+        // SAFETY: a line is 64 bytes without padding, for which every bit pattern is valid.
+        let (head, lines, tail) = unsafe { to.align_to_mut::<Line>() };
+        let (before, from) = from.split_at(head.len());
+        let (body, after) = from.split_at(size_of_val(lines));
+        head.copy_from_slice(before);
+        for (line, block) in lines.iter_mut().zip(body.as_chunks::<{ size_of::<Line>() }>().0) {
+            // SAFETY: both are 64 bytes for which every bit pattern is valid.
+            self.store(line, unsafe { std::mem::transmute::<[u8; 64], [f32; LINE]>(*block) });
+        }
+        tail.copy_from_slice(after);
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         #[cfg(target_arch = "x86_64")]
@@ -76,6 +94,19 @@ pub(crate) fn lines(slice: &mut [f32]) -> (&mut [f32], &mut [Line], &mut [f32]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_copied_wherever_lines_begin() {
+        let from: Vec<u8> = (0..=255).collect();
+        for (start, len) in [(0, 0), (0, 256), (5, 250), (63, 66), (1, 30), (64, 64)] {
+            let mut all = vec![7u8; 400];
+            let stream = Stream::begin();
+            stream.copy(&from[..len], &mut all[start..start + len]);
+            drop(stream);
+            assert_eq!(all[start..start + len], from[..len], "{len} bytes from {start}");
+            assert!(all[..start].iter().chain(&all[start + len..]).all(|&byte| byte == 7));
+        }
+    }
 
     #[test]
     fn lines_lie_between_the_ends_and_take_what_is_streamed() {
