@@ -312,6 +312,9 @@ impl<'a> Machine<'a> {
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>, String> {
         let mark = self.marks.pop().ok_or(UNDERFLOW)?;
+        if mark > self.stack.len() {
+            return Err(UNDERFLOW.into());
+        }
         Ok(self.stack.split_off(mark))
     }
 
