@@ -4,13 +4,16 @@
 //! panics if a reader answers with something that does not fit its input.
 
 use super::archive::walk;
+use super::augment::{Geometry, Window};
 use super::cifar::{CIFAR10_BINARY, CIFAR10_PYTHON, CIFAR100_BINARY, Cifar};
+use super::cover::Needed;
 use super::decode::{Decoder, Image};
 use super::packed::manifest::Manifest;
 use super::packed::records::Content as RecordsContent;
 use super::pickle::Pickle;
 use super::shards::index_shard;
 use super::source::Source;
+use super::worker::Worker;
 use super::{braces, matlab};
 
 /// Walks a tar.
@@ -115,8 +118,18 @@ pub fn manifest(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Decodes an image.
+/// Decodes an image, all of it and by regions.
 pub fn image(bytes: &[u8]) -> Result<(), String> {
+    let mut worker = Worker::default();
+    for (resize, crop) in [(24, 16), (0, 8)] {
+        let geometry = Geometry { resize, pad: 0, crop };
+        let corner = Needed::Window(Window { left: 0, top: 0, mirrored: false });
+        for needed in [Needed::Frame, corner] {
+            // Another decoder's verdict counts where this one passes.
+            let drawing = |width, height| geometry.drawing(width, height, |_| needed);
+            let _ = worker.decode_region(bytes, drawing);
+        }
+    }
     let mut image = Image::default();
     Decoder::default().decode(bytes, &mut image).map_err(|error| error.to_string())?;
     assert_eq!(image.pixels().len(), image.width() as usize * image.height() as usize * 3);

@@ -175,6 +175,9 @@ fn damaged_structures_are_errors() {
         (b"t.", "takes more than there is"),
         (b"N(0.", "takes more than there is"),
         (b"a.", "takes more than there is"),
+        // What lies below a mark is not theirs to take.
+        (b"]N(a1.", "takes more than there is"),
+        (b"}NN(s1.", "takes more than there is"),
         (b"\x86.", "takes more than there is"),
         (b"NNa.", "not a list"),
         (b"NNNs.", "not a dictionary"),
