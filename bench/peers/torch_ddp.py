@@ -8,6 +8,7 @@ device has as many.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import tempfile
@@ -16,11 +17,10 @@ import time
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import torch.nn.functional as F
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from torch_step import NUM_CLASSES, make_model, peak_memory_mib
+from torch_step import make_step, peak_memory_mib, set_up_libraries
 
 
 def parse_arguments():
@@ -50,32 +50,12 @@ def halves_gradients(args):
     return args.wire == "bf16" or (args.wire == "computed" and args.precision == "bf16")
 
 
-def make_step(args, device):
-    """A closure that runs one training step on this process's share of the batch."""
-    model, side = make_model(args.arch)
-    layout = torch.contiguous_format if args.variant == "eager" else torch.channels_last
-    model = model.to(device, memory_format=layout).train()
+def replicate(args, model):
+    """The model as a replica whose gradients are summed."""
     model = DistributedDataParallel(model, gradient_as_bucket_view=True)
     if halves_gradients(args):
         model.register_comm_hook(None, bf16_compress_hook)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    share = args.batch // args.gpus
-    images = torch.randn(share, 3, side, side, device=device).contiguous(memory_format=layout)
-    labels = torch.randint(0, NUM_CLASSES, (share,), device=device)
-
-    def loss_of(x, y):
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-            return F.cross_entropy(model(x), y)
-
-    if args.variant == "compile":
-        loss_of = torch.compile(loss_of)
-
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        loss_of(images, labels).backward()
-        optimizer.step()
-
-    return step
+    return model
 
 
 def time_window(args, step):
@@ -94,14 +74,14 @@ def work(rank, args, store):
     """One device's process."""
     torch.set_num_threads(max(args.threads // args.gpus, 1))
     torch.manual_seed(1 + rank)
-    torch.backends.cudnn.benchmark = True
+    set_up_libraries(args.precision)
     device = torch.device(args.device, rank) if args.device == "cuda" else torch.device("cpu")
     if args.device == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if args.device == "cuda" else "gloo"
     dist.init_process_group(backend, f"file://{store}", rank=rank, world_size=args.gpus)
     try:
-        step = make_step(args, device)
+        step = make_step(args, device, args.batch // args.gpus, functools.partial(replicate, args))
         for _ in range(args.warmup):
             step()
         rates = [time_window(args, step) for _ in range(args.windows)]

@@ -79,15 +79,25 @@ def parse_arguments():
     return args
 
 
-def make_step(args):
-    """A closure that runs one training step and returns the loss tensor."""
+def set_up_libraries(precision):
+    """Searches the fastest convolutions, and takes tf32 only where it is asked for.
+
+    PyTorch's default is tf32 in convolutions and not in matrix products: here it is the same in both.
+    """
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+
+
+def make_step(args, device, num_images, wrap=lambda model: model):
+    """A closure that runs one training step on `num_images` and returns the loss tensor."""
     model, side = make_model(args.arch)
     layout = torch.contiguous_format if args.variant == "eager" else torch.channels_last
-    model = model.to(args.device, memory_format=layout).train()
+    model = wrap(model.to(device, memory_format=layout).train())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    images = torch.randn(args.batch, 3, side, side, device=args.device)
+    images = torch.randn(num_images, 3, side, side, device=device)
     images = images.contiguous(memory_format=layout)
-    labels = torch.randint(0, NUM_CLASSES, (args.batch,), device=args.device)
+    labels = torch.randint(0, NUM_CLASSES, (num_images,), device=device)
 
     def loss_of(x, y):
         with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
@@ -127,11 +137,8 @@ def main():
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    torch.backends.cudnn.benchmark = True
-    # PyTorch's default is tf32 in convolutions and not in matrix products: here it is the same in both.
-    torch.backends.cudnn.allow_tf32 = args.precision != "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = args.precision != "fp32"
-    step = make_step(args)
+    set_up_libraries(args.precision)
+    step = make_step(args, args.device, args.batch)
     for _ in range(args.warmup):
         loss = step().item()
         assert loss == loss, "the loss is not a number"
