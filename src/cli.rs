@@ -236,6 +236,15 @@ impl TrainArgs {
     }
 }
 
+/// A fraction below one.
+fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse::<f64>().map_err(|error| error.to_string())?;
+    match (0.0..1.0).contains(&fraction) {
+        true => Ok(fraction),
+        false => Err("is not from 0 to below 1".into()),
+    }
+}
+
 /// A count of at least one.
 fn positive() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)

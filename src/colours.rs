@@ -116,8 +116,7 @@ impl Numbers {
         };
         let (mean, std, components) = match (&stats, torchvision) {
             (Some(Stats { colours, .. }), _) => {
-                let (deviations, directions) = (colours.component_std, colours.components);
-                (colours.mean, colours.std, Some(Components { deviations, directions }))
+                (colours.mean, colours.std, Some(Components::from(colours)))
             }
             (None, true) => (TORCHVISION.0, TORCHVISION.1, None),
             (None, false) => (IMAGENET_MEAN, [1.0; 3], None),
@@ -146,12 +145,17 @@ fn read_stats(config: &Config) -> Result<Option<Stats>> {
     if !path.is_file() {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         let missing = DataError::Io { action: "read", path, source: Arc::new(source) };
+        let images = feed::locate(&config.data)?;
+        let output = match &config.data.stats {
+            StatsFrom::File(path) => format!(" --output {}", path.display()),
+            StatsFrom::Imagenet | StatsFrom::Fitted => String::new(),
+        };
         return Err(missing).with_context(|| {
             format!(
                 "data.stats is {:?} and there are no statistics; make them with `alexnet-mgpu stats \
-                 {} --resize {}`, or set data.stats to \"imagenet\"",
+                 {} --resize {}{output}`, or set data.stats to \"imagenet\"",
                 String::from(config.data.stats.clone()),
-                config.data.path,
+                images.display(),
                 config.data.resize
             )
         });

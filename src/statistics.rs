@@ -65,7 +65,8 @@ fn output(args: &StatsArgs) -> Result<PathBuf> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    if folder.exists() {
+    // Without a data folder, that is the error to report.
+    if args.output.is_some() || folder.exists() {
         // A pass over a large set should not end in this.
         tempfile::tempfile_in(folder).with_context(|| {
             format!("cannot write {}; choose another place with --output", path.display())
@@ -82,13 +83,9 @@ fn say_what_next(args: &StatsArgs, output: &Path) {
     tracing::info!("written to {}; to use it: --set data.stats={stats}", output.display());
 }
 
-fn components(stats: &Stats) -> Components {
-    Components { deviations: stats.colours.component_std, directions: stats.colours.components }
-}
-
 /// The numbers for programs.
 fn numbers(stats: &Stats, output: &Path) -> serde_json::Value {
-    let components = components(stats);
+    let components = Components::from(&stats.colours);
     json!({
         "file": output.display().to_string(),
         "num_images": stats.num_images,
@@ -127,7 +124,7 @@ fn table(stats: &Stats) -> String {
     }
     text += "principal components                  deviation  eigenvalue        red      green       \
              blue\n                                     (0 to 255)    (0 to 1)\n";
-    let components = components(stats);
+    let components = Components::from(&stats.colours);
     for k in 0..3 {
         let (deviation, eigenvalue) = (components.deviations[k], components.eigenvalues01()[k]);
         let [r, g, b] = components.directions[k];

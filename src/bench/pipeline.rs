@@ -13,7 +13,7 @@ use crate::cancel::Cancel;
 use crate::cli::{BenchPipelineArgs, Input, PackArgs};
 use crate::colours::Colours;
 use crate::config::{Config, DataConfig};
-use crate::data::packed::{Format, Manifest};
+use crate::data::packed::{Format, Manifest, Settings, State};
 use crate::data::{self, BatchReceiver, Delivery, Geometry, Order, Output, Split, TrainLoader};
 use crate::exit::Exit;
 use crate::progress::Screen;
@@ -34,7 +34,7 @@ pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
     let data = packed.as_ref().map_or(args.data.clone(), |dir| dir.path().join(PACK));
     let config = Config::default();
     let (defaults, colours) = (&config.data, Colours::find(&config)?);
-    let geometry = Geometry { resize: args.resize as u32, pad: 0, crop: args.crop as u32 };
+    let geometry = Geometry { resize: args.resize, pad: 0, crop: args.crop };
     let threads = feed::num_workers(args.threads);
     let loader = TrainLoader {
         source: data::open(&data, Split::Train)?,
@@ -82,6 +82,8 @@ pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
     Ok(())
 }
 
+/// The side of packed images.
+const PACKED_SIZE: u32 = 256;
 /// The packed folder in a temporary one.
 const PACK: &str = "packed";
 
@@ -100,7 +102,7 @@ fn packed(args: &BenchPipelineArgs, screen: &Screen) -> Result<Option<TempDir>> 
         src: Some(args.data.clone()),
         dst: Some(dir.path().join(PACK)),
         format,
-        size: 256,
+        size: PACKED_SIZE,
         quality: None,
         shard_images: None,
         workers: 0,
@@ -113,7 +115,10 @@ fn packed(args: &BenchPipelineArgs, screen: &Screen) -> Result<Option<TempDir>> 
 
 fn is_packed(data: &Path, format: Format) -> Result<bool> {
     let manifest = if data.is_dir() { Manifest::read(data)? } else { None };
-    Ok(manifest.is_some_and(|manifest| manifest.settings.format == format))
+    Ok(manifest.is_some_and(|manifest| {
+        let Settings { format: found, size, .. } = manifest.settings;
+        manifest.state == State::Complete && (found, size) == (format, PACKED_SIZE)
+    }))
 }
 
 /// Takes batches for at least `time` and `num`; their number and the seconds.

@@ -11,7 +11,8 @@ use crate::data::{Batch, Pixels};
 use crate::random::{Key, Purpose};
 use crate::run;
 
-/// Trains on one synthetic batch and prints peak memory, the bytes each rank sends in a step and, last, the median rate as `X img/s`.
+/// Trains on one synthetic batch and prints peak memory, the bytes each rank sends in a step and,
+/// last, the median rate as `X img/s`.
 ///
 /// # Errors
 /// If there are no such devices, or a step fails.

@@ -91,10 +91,10 @@ pub struct BenchPipelineArgs {
     pub augment: Augment,
     /// The shorter side after resizing; 0: as stored
     #[arg(long, value_name = "PIXELS", default_value = "256")]
-    pub resize: usize,
+    pub resize: u32,
     /// The side of the crop
-    #[arg(long, value_name = "PIXELS", default_value = "227", value_parser = positive())]
-    pub crop: usize,
+    #[arg(long, value_name = "PIXELS", default_value = "227")]
+    pub crop: u32,
     /// Images in a batch
     #[arg(short, long, visible_alias = "batch-size", value_name = "N", default_value = "128")]
     #[arg(value_parser = positive())]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, builder::RangedU64ValueParser};
 
-use super::positive;
+use super::{fraction, positive};
 use crate::data::packed::Format;
 
 /// The flags of `pack`.
@@ -35,7 +35,7 @@ pub struct PackArgs {
     #[arg(short = 'j', long, value_name = "N", default_value = "0")]
     pub workers: usize,
     /// Fail if more than this fraction of a split cannot be read; what cannot is left out
-    #[arg(long, value_name = "FRACTION", default_value = "0.01")]
+    #[arg(long, value_name = "FRACTION", default_value = "0.01", value_parser = fraction)]
     pub max_bad_fraction: f64,
     /// Check the files of a packed folder against its manifest, and do nothing else
     #[arg(long, value_name = "DST", conflicts_with_all = ["src", "dst"])]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, builder::RangedU64ValueParser};
 
-use super::positive;
+use super::{fraction, positive};
 
 /// The flags of `stats`.
 #[derive(Args, Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct StatsArgs {
     #[arg(short = 'j', long, value_name = "N", default_value = "0")]
     pub workers: usize,
     /// Fail if more than this fraction of the images cannot be read; what cannot is left out
-    #[arg(long, value_name = "FRACTION", default_value = "0.01")]
+    #[arg(long, value_name = "FRACTION", default_value = "0.01", value_parser = fraction)]
     pub max_bad_fraction: f64,
     /// Print the result as one line of JSON
     #[arg(long)]

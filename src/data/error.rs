@@ -202,6 +202,12 @@ pub enum DataError {
         /// Which and what to change.
         reason: String,
     },
+    /// Images that have no statistics.
+    #[error("statistics: {reason}")]
+    Statistics {
+        /// Why.
+        reason: String,
+    },
     /// A generated set that cannot be made.
     #[error("generated image set: {reason}")]
     GeneratedSpec {
@@ -232,7 +238,7 @@ pub enum DataError {
 
 impl DataError {
     /// What is wrong with the content of a file.
-    pub(super) fn malformed(path: &Path, problem: impl Into<String>) -> Self {
+    pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Self {
         Self::Malformed { path: path.into(), problem: problem.into() }
     }
 

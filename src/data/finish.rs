@@ -2,8 +2,8 @@
 //!
 //! One read of the bytes and one write of the output. Per-channel factors are laid out as long as
 //! a row, so the inner loop is one multiply-add per value without a branch; a mean image adds one
-//! subtraction. Large images of `f32` and `u8` are streamed past the cache. It does not know where
-//! windows or shifts come from.
+//! subtraction. Large images of `f32`, and of `u8` unless mirrored, are streamed past the cache.
+//! It does not know where windows or shifts come from.
 
 use std::sync::Arc;
 
@@ -156,7 +156,8 @@ impl Finisher {
         window: Window,
         out: &mut [P],
     ) {
-        let stream = (size_of_val(out) >= STREAMED_BYTES).then(Stream::begin);
+        let is_streamed = P::IS_STREAMED && size_of_val(out) >= STREAMED_BYTES;
+        let stream = is_streamed.then(Stream::begin);
         simd::run(Cut { finisher: self, frame, pad, window, out, stream: stream.as_ref() });
     }
 }
@@ -187,9 +188,8 @@ impl<P: Pixel> Kernel for Cut<'_, P> {
         for row in 0..self.out.len() / row_len {
             // Rows do not begin at lines: the line that two of them share is not streamed, and an
             // ordinary store that waits for it would hold up all streamed ones behind it.
-            if P::IS_STREAMED
-                && let Some(ahead) = self.out.get((row + ROWS_AHEAD) * row_len..)
-            {
+            let ahead = self.stream.and_then(|_| self.out.get((row + ROWS_AHEAD) * row_len..));
+            if let Some(ahead) = ahead {
                 stream::prefetch(&ahead[..ahead.len().min(1)]);
             }
             let out_row = &mut self.out[row * row_len..][..row_len];

@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::moments::ColourStatistics;
 use crate::random::Key;
 
 /// The standard deviation of `a_k` (§4.1).
@@ -23,6 +24,12 @@ pub struct Components {
     pub deviations: [f64; 3],
     /// For each component its direction, of length one: red, green, blue.
     pub directions: [[f64; 3]; 3],
+}
+
+impl From<&ColourStatistics> for Components {
+    fn from(colours: &ColourStatistics) -> Self {
+        Self { deviations: colours.component_std, directions: colours.components }
+    }
 }
 
 impl Components {

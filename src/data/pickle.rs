@@ -68,7 +68,6 @@ impl ByteArray<'_> {
 
 impl<'a> Pickle<'a> {
     /// Reads a whole pickle.
-    /// Reads a whole pickle.
     pub(super) fn read(file: &'a [u8]) -> Result<Self, PickleError> {
         let (values, root) = machine::run(file)?;
         Ok(Self { values, root })

@@ -1,10 +1,10 @@
 //! Resizes a region of planes to interleaved RGB8: antialiased bilinear, as Pillow defines it.
 //!
 //! Each output sample is a weighted mean under a triangle as wide as the scale, cut off at the
-//! border of what is drawn. Columns are weighed first, straight from column-major planes, then rows, a strip
-//! of the output at a time so that all between stays in the first cache. Colour planes go from
-//! their own resolution to that of the output in the same step, so they are never enlarged, and
-//! colours are converted at the output's resolution.
+//! border of what is drawn. Columns are weighed first, straight from column-major planes, then
+//! rows, a strip of the output at a time so that all between stays in the first cache. Colour
+//! planes go from their own resolution to that of the output in the same step, so they are never
+//! enlarged, and colours are converted at the output's resolution.
 
 use std::ops::Range;
 

@@ -1,8 +1,7 @@
 //! Shuffles that the compiler does not find by itself. FFI: the processor's shuffle instructions.
 //!
-//! Each has a portable form that gives the same result; the choice is made at run time and vanishes
-//! where a caller is compiled for the same instruction set. The module does not know what is
-//! shuffled.
+//! Each has a portable form that gives the same result; the choice is made at each call, by a flag
+//! that stays in the cache. The module does not know what is shuffled.
 #![allow(unsafe_code)]
 
 /// The side of the squares that [`transpose`] takes.

@@ -60,7 +60,9 @@ pub(super) fn problem(dir: &Path, name: &str, shard: &Shard) -> Option<String> {
 pub(super) fn verify(dir: &Path, screen: &Screen) -> Result<()> {
     let manifest = match Manifest::read(dir)? {
         Some(manifest) if manifest.state == State::Complete => manifest,
-        Some(_) => bail!(malformed(dir, "is not packed to its end; run the same pack again")),
+        Some(_) => {
+            bail!(DataError::malformed(dir, "is not packed to its end; run the same pack again"))
+        }
         None => return Err(refuse(dir, &format!("is no packed folder: it has no {MANIFEST}"))),
     };
     let shards = || SPLITS.into_iter().flat_map(|split| &manifest.part(split).shards);
@@ -69,7 +71,7 @@ pub(super) fn verify(dir: &Path, screen: &Screen) -> Result<()> {
     for (name, shard) in shards() {
         if let Some(problem) = problem(dir, name, shard) {
             let advice = "copy it again, or run the same pack again, which makes it anew";
-            bail!(malformed(&dir.join(name), &format!("{problem}; {advice}")));
+            bail!(DataError::malformed(&dir.join(name), format!("{problem}; {advice}")));
         }
         count.advance(shard.num_images as u64);
     }
@@ -79,22 +81,21 @@ pub(super) fn verify(dir: &Path, screen: &Screen) -> Result<()> {
         name == MANIFEST || is_list || shards().any(|(shard, _)| shard == name)
     };
     if let Some(name) = names(dir)?.iter().find(|name| !is_listed(name)) {
-        bail!(malformed(&dir.join(name), &format!("is not in {MANIFEST}; remove it")));
+        bail!(DataError::malformed(&dir.join(name), format!("is not in {MANIFEST}; remove it")));
     }
     if manifest.settings.format == Format::Jpeg {
         let path = dir.join(CLASS_LIST);
         let text = std::fs::read_to_string(&path);
         let text = text.with_context(|| format!("cannot read {}", path.display()))?;
         if text != class_list(&manifest)? {
-            bail!(malformed(&path, "has not the classes of the manifest; run the same pack again"));
+            bail!(DataError::malformed(
+                &path,
+                "has not the classes of the manifest; run the same pack again"
+            ));
         }
     }
     // Headers and labels.
     data::open_both(dir)?;
     tracing::info!("{} is whole: {}", dir.display(), contents_of(&manifest)?);
     Ok(())
-}
-
-fn malformed(path: &Path, problem: &str) -> DataError {
-    DataError::Malformed { path: path.into(), problem: problem.into() }
 }

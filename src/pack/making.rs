@@ -15,7 +15,7 @@ use crate::data::Source;
 use crate::data::moments::Moments;
 use crate::data::packed::{Format, Settings, Squarer};
 
-pub(super) use crate::stop::Go;
+use crate::stop::Go;
 
 /// Of pixels in a chunk, unless that is less than one image for each worker.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -126,7 +126,9 @@ impl Maker {
             match self.squarer.unscaled_file() {
                 // Compressing it once more would only lose something.
                 Some(file) if file.starts_with(&[0xff, 0xd8, 0xff]) => bytes.extend(file),
-                _ => encode(&self.square, size, quality.unwrap_or(100), bytes)?,
+                _ => {
+                    encode(&self.square, size, quality.expect("JPEG files have a quality"), bytes)?
+                }
             }
         }
         Ok(moments)

@@ -9,6 +9,8 @@ use super::{LINE_TARGET, Screen, duration};
 
 /// Between two lines where there is no bar.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two changes of a bar.
+const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The progress of one command. Dropping it removes the bar.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub struct Count {
     verb: &'static str,
     tally: Tally,
     begun: Instant,
-    last_line: Instant,
+    last_shown: Instant,
     bar: ProgressBar,
 }
 
@@ -49,19 +51,23 @@ impl Count {
         let bar = screen.bars.add(ProgressBar::new(total).with_style(style).with_prefix(verb));
         let now = Instant::now();
         let tally = Tally { done: before, before, total };
-        Self { verb, tally, begun: now, last_line: now, bar }
+        Self { verb, tally, begun: now, last_shown: now, bar }
     }
 
     /// Counts `num` more images.
     pub fn advance(&mut self, num: u64) {
         self.tally.done += num;
         let Tally { done, total, .. } = self.tally;
+        let interval = if self.bar.is_hidden() { LINE_INTERVAL } else { BAR_INTERVAL };
+        if self.last_shown.elapsed() < interval {
+            return;
+        }
+        self.last_shown = Instant::now();
         let pace = self.tally.pace(self.begun.elapsed());
         if !self.bar.is_hidden() {
             self.bar.set_position(done);
             self.bar.set_message(pace);
-        } else if self.last_line.elapsed() >= LINE_INTERVAL {
-            self.last_line = Instant::now();
+        } else {
             tracing::info!(target: LINE_TARGET, "{} {done}/{total} images  {pace}", self.verb);
         }
     }

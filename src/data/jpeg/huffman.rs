@@ -36,6 +36,10 @@ pub(super) struct Table {
     num_values: usize,
 }
 
+/// Bits of a coefficient of eight-bit samples, at most (T.81, table F.1): with a code of sixteen, 27
+/// bits for a symbol.
+const MAX_SIZE: u8 = 11;
+
 /// Marks entries that hold a symbol.
 const SYMBOL: u32 = 1 << 15;
 
@@ -58,7 +62,11 @@ impl Table {
             return Ok(());
         }
         self.num_values = 0; // unusable until it is complete
-        if values.len() > 256 || self.kind == TableKind::Dc && values.iter().any(|&v| v > 11) {
+        let size = |symbol: u8| match self.kind {
+            TableKind::Dc => symbol,
+            TableKind::Ac => symbol & 15,
+        };
+        if values.len() > 256 || values.iter().any(|&symbol| size(symbol) > MAX_SIZE) {
             return Err(Unsupported);
         }
         self.fast.fill(SYMBOL);

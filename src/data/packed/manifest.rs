@@ -185,7 +185,11 @@ impl Part {
                 let name = printable(name);
                 return Err(format!("lists {name}, which is no shard of its {split_name} split"));
             };
-            let num_range = self.range(settings, index).len();
+            let range = self.range(settings, index);
+            if let Some(bad) = shard.bad.iter().find(|bad| !range.contains(&bad.index)) {
+                return Err(format!("lists image {} in {name}, which is not of it", bad.index));
+            }
+            let num_range = range.len();
             if shard.num_images.checked_add(shard.bad.len()) != Some(num_range) {
                 return Err(format!(
                     "lists {} images and {} bad ones of {name}, which are not the {num_range} of \

@@ -4,9 +4,8 @@
 //! The loader's own [`Worker`] does it, so packed pixels are those that training on the source would
 //! have seen.
 
-use super::super::augment::{Geometry, Window};
+use super::super::augment::Geometry;
 use super::super::cover::Needed;
-use super::super::finish::Normalisation;
 use super::super::source::Source;
 use super::super::worker::Worker;
 
@@ -35,10 +34,8 @@ impl Squarer {
         assert_eq!(out.len(), geometry.num_values(), "room for one square");
         let drawing = |width, height| geometry.drawing(width, height, |_| Needed::Frame);
         let loaded = self.worker.load(source, index, drawing)?;
-        let unused = Normalisation::new([0.0; 3], [1.0; 3]);
-        let whole = Window { left: 0, top: 0, mirrored: false };
-        let finished = self.worker.finish(loaded, &geometry, &unused, [0.0; 3], |_| [whole], out);
-        finished.map_err(|error| error.to_string())
+        out.copy_from_slice(self.worker.frame(loaded).pixels);
+        Ok(())
     }
 
     /// The file that the image last drawn was decoded from, if its pixels are drawn as they are.

@@ -79,11 +79,11 @@ impl<'a> Machine<'a> {
             0x85..=0x87 => self.short_tuple(usize::from(opcode - 0x84))?,
             b']' => self.push(Value::List(Vec::new())),
             b'l' => self.wrap_to_mark(Value::List)?,
-            b'a' => self.append(1)?,
+            b'a' => self.append()?,
             b'e' => self.append_to_mark()?,
             b'}' => self.push(Value::Dict(Vec::new())),
             b'd' => self.dict()?,
-            b's' => self.set_items(2)?,
+            b's' => self.set_item()?,
             b'u' => self.set_items_to_mark()?,
             b'c' | 0x93 => self.global(opcode)?,
             b'R' => self.call()?,
@@ -249,8 +249,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn append(&mut self, len: usize) -> Result<(), String> {
-        self.marks.push(self.before_last(len)?);
+    fn append(&mut self) -> Result<(), String> {
+        self.marks.push(self.before_last(1)?);
         self.append_to_mark()
     }
 
@@ -269,8 +269,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn set_items(&mut self, len: usize) -> Result<(), String> {
-        self.marks.push(self.before_last(len)?);
+    fn set_item(&mut self) -> Result<(), String> {
+        self.marks.push(self.before_last(2)?);
         self.set_items_to_mark()
     }
 

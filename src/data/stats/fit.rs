@@ -77,7 +77,7 @@ fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
 }
 
 fn overflow(overflow: Overflow) -> DataError {
-    DataError::Geometry { reason: overflow.to_string() }
+    DataError::Statistics { reason: overflow.to_string() }
 }
 
 /// What one thread has seen, and its scratch memory.
@@ -110,7 +110,7 @@ impl Tally {
         let Self { num_images, moments, image, .. } = self;
         let Some(colours) = moments.statistics() else {
             let reason = format!("none of the {} images can be read", fit.num_images());
-            return Err(DataError::Geometry { reason });
+            return Err(DataError::Statistics { reason });
         };
         let mean_image = image.mean(num_images).map(Arc::new);
         Ok(Stats { num_images, resize: fit.resize, moments, colours, mean_image })
