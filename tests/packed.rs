@@ -51,9 +51,14 @@ fn unpack(file: File) -> Vec<Vec<u8>> {
     entries.map(read).collect()
 }
 
+/// Waves without edges, which JPEG keeps as it keeps a photograph.
 fn picture(width: u16, height: u16) -> Vec<u8> {
     let (w, h) = (usize::from(width), usize::from(height));
-    let pixel = |x: usize, y: usize| [(x * 3 / 2) as u8, (y * 2) as u8, (x * y / 97) as u8];
+    let wave = |phase: f64| (128.0 + 120.0 * phase.sin()) as u8;
+    let pixel = |x: usize, y: usize| {
+        let (x, y) = (x as f64, y as f64);
+        [wave(x / 11.0 + y / 29.0), wave(x / 23.0 - y / 13.0), wave(x * y / 4000.0)]
+    };
     let pixels: Vec<u8> = (0..h).flat_map(|y| (0..w).flat_map(move |x| pixel(x, y))).collect();
     let mut bytes = Vec::new();
     let encoded = Encoder::new(&mut bytes, 90).encode(&pixels, width, height, ColorType::Rgb);

@@ -101,6 +101,9 @@ fn a_place_that_cannot_be_written_or_is_no_folder_is_named_before_any_work() {
     let desk = Desk::new();
     let error = desk.error(&["stats", "images", "--output", "/proc/stats.safetensors"]);
     assert!(error.contains("/proc/stats.safetensors") && error.contains("--output"), "{error}");
+    let error = desk.error(&["stats", "images", "--output", "missing/stats.safetensors"]);
+    assert!(error.contains("missing/stats.safetensors"), "{error}");
+    assert!(!error.contains(" images in "), "no image was looked at: {error}");
     fs::write(desk.path("train.tar"), "").expect("writable");
     let error = desk.error(&["stats", "train.tar"]);
     assert!(error.contains("train.tar is no folder") && error.contains("--output"), "{error}");

@@ -13,6 +13,7 @@ use super::packed::records::Content as RecordsContent;
 use super::pickle::Pickle;
 use super::shards::index_shard;
 use super::source::Source;
+use super::stats::Stats;
 use super::worker::Worker;
 use super::{braces, matlab};
 
@@ -114,7 +115,19 @@ pub fn manifest(bytes: &[u8]) -> Result<(), String> {
     assert!(manifest.classes.len() >= 2 && manifest.settings.size <= 4096);
     for part in [&manifest.train, &manifest.val] {
         assert!(part.shards.keys().all(|name| !name.contains('/')));
+        let mut bad = part.shards.values().flat_map(|shard| &shard.bad);
+        assert!(bad.all(|image| image.index < part.num_source_images));
     }
+    Ok(())
+}
+
+/// Reads a file of statistics.
+pub fn stats(bytes: &[u8]) -> Result<(), String> {
+    let stats = Stats::of_bytes(bytes)?;
+    if let Some(image) = &stats.mean_image {
+        assert_eq!(image.values().len(), image.width() as usize * image.height() as usize * 3);
+    }
+    assert!(stats.colours.mean.iter().all(|mean| (0.0..=255.0).contains(mean)));
     Ok(())
 }
 

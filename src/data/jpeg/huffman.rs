@@ -255,3 +255,24 @@ const PLACES: [u8; 128] = {
     }
     places
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbols_that_take_more_bits_than_are_there_are_refused() {
+        // One code of sixteen bits.
+        let mut counts = [0; 16];
+        counts[15] = 1;
+        for (kind, symbol, expected) in [
+            (TableKind::Dc, 11, Ok(())),
+            (TableKind::Dc, 12, Err(Unsupported)),
+            (TableKind::Ac, 0xfb, Ok(())),
+            (TableKind::Ac, 0x0f, Err(Unsupported)),
+        ] {
+            let defined = Table::new(kind).define(&counts, &[symbol]);
+            assert_eq!(defined, expected, "{kind:?} {symbol:#x}");
+        }
+    }
+}

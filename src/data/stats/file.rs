@@ -57,7 +57,7 @@ impl Stats {
         write().map(drop).map_err(DataError::io("write", path))
     }
 
-    fn to_bytes(&self) -> io::Result<Vec<u8>> {
+    pub(in crate::data) fn to_bytes(&self) -> io::Result<Vec<u8>> {
         let numbers = Numbers {
             format: FORMAT,
             num_images: self.num_images,
@@ -92,7 +92,7 @@ impl Stats {
         })
     }
 
-    fn of_bytes(bytes: &[u8]) -> Result<Self, String> {
+    pub(in crate::data) fn of_bytes(bytes: &[u8]) -> Result<Self, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| text(&error))?;
         let numbers = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY));

@@ -1,11 +1,15 @@
 //! Valid files with bytes changed at many places: every reader ends in a value or a one-line error.
 
+use std::sync::Arc;
+
 use super::{jpeg, tar_of};
-use crate::data::Split;
 use crate::data::hostile;
+use crate::data::mean_image::MeanImage;
+use crate::data::moments::Moments;
 use crate::data::packed::{
     BadImage, Manifest, Notes, Origin, RecordsContent, Settings, Shard, State,
 };
+use crate::data::{Split, Stats};
 use crate::random::{Key, Purpose};
 
 /// Reads `valid` cut to many lengths, and with one to eight bytes changed in `rounds` ways.
@@ -120,6 +124,20 @@ fn manifests() {
     }
     let text = serde_json::to_vec(&manifest).expect("JSON");
     mutate("manifest", hostile::manifest, &text, 5000);
+}
+
+#[test]
+fn files_of_statistics() {
+    let (width, height) = (3, 2);
+    let moments = Moments::of(&[7; 18]);
+    let stats = Stats {
+        num_images: 1,
+        resize: 0,
+        moments,
+        colours: moments.statistics().expect("there are pixels"),
+        mean_image: Some(Arc::new(MeanImage::new(width, height, vec![7.0; 18]))),
+    };
+    mutate("statistics", hostile::stats, &stats.to_bytes().expect("a file"), 5000);
 }
 
 #[test]
