@@ -4,11 +4,14 @@
 //! memory that libtorch hands out again is only reused after them. Where kernels cannot be compiled,
 //! layers fall back on libtorch's operations and one warning says why.
 
-use std::sync::OnceLock;
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
 
 use tch::Device;
 
+use crate::data::Pinning;
 use crate::kernels::cuda::gpu::{Gpu, Lane};
+use crate::kernels::cuda::pinned::Pinned;
 use crate::torch_ext::cuda::current_stream;
 
 /// What runs our kernels on `device`; nothing for the CPU, whose kernels are functions, and where
@@ -27,6 +30,35 @@ pub fn engine(device: Device) -> Option<Lane> {
             });
             None
         }
+    }
+}
+
+/// What pins the memory of batches for copies to `device`; nothing for the CPU.
+#[must_use]
+pub fn pinning(device: Device) -> Option<Arc<dyn Pinning>> {
+    let Device::Cuda(ordinal) = device else { return None };
+    Some(Arc::new(PinnedFor { ordinal }))
+}
+
+/// Pins memory with the context of a GPU, for all of them.
+#[derive(Debug)]
+struct PinnedFor {
+    ordinal: usize,
+}
+
+impl Pinning for PinnedFor {
+    fn pin(&self, address: usize, num_bytes: usize) -> Box<dyn Any + Send + Sync> {
+        static WARNED: OnceLock<()> = OnceLock::new();
+        let pinned = Gpu::of(self.ordinal).and_then(|gpu| Pinned::new(gpu, address, num_bytes));
+        if let Err(error) = &pinned {
+            WARNED.get_or_init(|| {
+                tracing::warn!(
+                    "the memory of batches cannot be pinned, so that copies to the GPU hold up its \
+                     work: {error}; `ulimit -l` may be too low"
+                );
+            });
+        }
+        Box::new(pinned.ok())
     }
 }
 

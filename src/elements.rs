@@ -50,6 +50,10 @@ impl Element for bf16 {
     const KIND: Kind = Kind::BFloat16;
 }
 
+impl Element for i32 {
+    const KIND: Kind = Kind::Int;
+}
+
 impl Element for i64 {
     const KIND: Kind = Kind::Int64;
 }
@@ -96,6 +100,17 @@ pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
     // SAFETY: as in `slice`; the exclusive borrow of this handle, and the rule that no other view of
     // the range is held as a slice at the same time, make the access exclusive.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
+}
+
+/// A CPU tensor with a copy of `elements`. tch's own `from_slice` takes the bits of a bf16 for those of
+/// an fp16 (tch 0.24).
+///
+/// # Errors
+/// If there is no memory left.
+pub fn tensor_of<T: Element>(elements: &[T]) -> Result<Tensor, tch::TchError> {
+    let mut tensor = Tensor::f_empty([elements.len() as i64], (T::KIND, Device::Cpu))?;
+    slice_mut(&mut tensor).copy_from_slice(elements);
+    Ok(tensor)
 }
 
 fn assert_on_gpu<T: Element>(tensor: &Tensor) {
@@ -179,6 +194,12 @@ mod tests {
         assert_eq!(slice::<f32>(&x), [1.0, 5.0, 3.0]);
         assert_eq!(bytes(&x).len(), 12);
         assert!(slice::<f32>(&x.narrow(0, 0, 0)).is_empty());
+    }
+
+    #[test]
+    fn a_tensor_of_bf16_has_their_values() {
+        let tensor = tensor_of(&[bf16::from_f32(39.0), bf16::from_f32(-0.5)]).expect("memory");
+        assert_eq!(tensor.to_kind(Kind::Float), Tensor::from_slice(&[39.0f32, -0.5]));
     }
 
     #[test]

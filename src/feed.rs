@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
+use tch::Device;
 
 use crate::cancel::Cancel;
 use crate::colours::Colours;
-use crate::config::{Config, DataConfig, Precision};
+use crate::config::{Config, DataConfig, Finish, Precision};
+use crate::cuda;
 use crate::data::{
-    self, Delivery, EvalLoader, GeneratedSpec, Geometry, Images, Loader, Output, Stats,
+    self, Delivery, EvalLoader, Form, GeneratedSpec, Geometry, Images, Loader, Output, Stats,
     TrainLoader, Views,
 };
 use crate::topology::Topology;
@@ -28,6 +30,8 @@ pub struct Feed {
     geometry: Geometry,
     colours: Colours,
     workers: usize,
+    /// The first of the devices that batches go to.
+    device: Device,
 }
 
 /// Makes the generated set if it is asked for and not there yet; the folder of the images.
@@ -55,11 +59,12 @@ pub fn locate(config: &DataConfig) -> Result<PathBuf> {
 }
 
 impl Feed {
-    /// Opens both splits. `input` is the architecture's input side, for `data.crop = 0`.
+    /// Opens both splits, for devices such as `device`. `input` is the architecture's input side, for
+    /// `data.crop = 0`.
     ///
     /// # Errors
     /// If the images are not there, or not as expected.
-    pub fn open(config: &Config, input: usize) -> Result<Self> {
+    pub fn open(config: &Config, input: usize, device: Device) -> Result<Self> {
         let colours = Colours::find(config)?;
         let path = locate(&config.data)?;
         let data = &config.data;
@@ -75,6 +80,7 @@ impl Feed {
             },
             colours,
             workers: num_workers(data.workers),
+            device,
         })
     }
 
@@ -143,6 +149,16 @@ impl Feed {
         Ok(loader.spawn(self.delivery(config, topology, batch, cancel))?)
     }
 
+    /// Bytes where the device makes the last pass, else finished pixels.
+    fn form(&self, config: &Config) -> Form {
+        let can_leave = self.colours.normalisation.mean_image.is_none();
+        match config.data.finish {
+            Finish::Device => Form::Unfinished,
+            Finish::Auto if can_leave && cuda::engine(self.device).is_some() => Form::Unfinished,
+            Finish::Auto | Finish::Loader => Form::Finished(output(config.train.precision)),
+        }
+    }
+
     fn delivery(
         &self,
         config: &Config,
@@ -155,7 +171,8 @@ impl Feed {
             consumers_per_share: topology.num_columns,
             workers: self.workers,
             depth: config.data.depth,
-            output: output(config.train.precision),
+            form: self.form(config),
+            pinning: cuda::pinning(self.device),
             cancel: cancel.clone(),
         }
     }

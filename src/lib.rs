@@ -20,6 +20,7 @@ pub mod exit;
 pub mod feed;
 pub mod gpu_check;
 pub mod inference;
+pub mod input;
 pub mod kernel_check;
 pub mod kernels;
 pub mod launch;

@@ -19,6 +19,7 @@ use crate::data::{BatchReceiver, Loader, Stages};
 use crate::device;
 use crate::exit::{Coded, Exit};
 use crate::feed::Feed;
+use crate::input::Input as WayIn;
 use crate::launch::{Place, World};
 use crate::net::arch::{Architecture, InputForm};
 use crate::net::build::{Cut, Plan, Site};
@@ -127,17 +128,17 @@ pub fn worker(
         Cut::FullyConnected if columns > 1 => topology.shares(train.batch_size),
         _ => Vec::new(),
     };
+    let side = if config.data.crop == 0 { arch.input as usize } else { config.data.crop };
     Ok(Worker {
         stopwatch: Stopwatch::on(place.device)?,
+        input: WayIn::to(place.device, kind(config.train.precision), side)?,
         place,
         net,
         optimizer,
-        side: if config.data.crop == 0 { arch.input as usize } else { config.data.crop },
         global_batch: train.batch_size,
         shares: shares.into_iter().map(|share| share.len()).collect(),
         wire,
         seed: train.seed,
-        resident: None,
     })
 }
 
@@ -188,7 +189,7 @@ impl Handout {
 pub fn weights_after(config: &Config, num_steps: u64) -> Result<Tensors> {
     let world = world(config)?;
     let arch = architecture(config, config.net.classes)?;
-    let feed = Feed::open(config, arch.input as usize)?;
+    let feed = Feed::open(config, arch.input as usize, world.devices[0])?;
     let loader = feed.train(config, world.topology, 0..num_steps, &world.cancel)?;
     let handout = Handout::new(loader);
     let parts = world.run(|place| {

@@ -1,5 +1,5 @@
-//! The doors to libtorch that tch does not have. FFI: this file and its submodule are the only ones that
-//! call its C shim.
+//! The doors to libtorch that tch does not have. FFI: this file and `cuda` are the only ones that call
+//! its C shim.
 //!
 //! The shim (`torch/csrc/inductor/aoti_torch/c/shim.h`) is libtorch's stable C interface, and its
 //! tensor handle is tch's `C_tensor` pointer (both are `at::Tensor*`). CUDA entry points live in
@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 pub mod cuda;
+pub mod upload;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;

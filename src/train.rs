@@ -5,12 +5,14 @@
 //! there is nobody to talk to.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use tch::Tensor;
 
 use crate::collective::{Collective, Reduction, Wire};
-use crate::data::{Batch, BatchReceiver, Pixels};
+use crate::data::{Batch, BatchReceiver};
+use crate::input::Input;
 use crate::launch::Place;
 use crate::metrics::{Phase, PhaseTimes};
 use crate::net::loss::{self, Tally};
@@ -40,8 +42,8 @@ pub struct Worker {
     pub net: Net,
     /// Its part of the update.
     pub optimizer: Optimizer,
-    /// The side of the images, in pixels.
-    pub side: usize,
+    /// How batches come to it.
+    pub input: Input,
     /// Images in a step on all ranks together.
     pub global_batch: usize,
     /// The images of each rank, where a rank's layers need those of all (hybrid mode); else none.
@@ -52,9 +54,6 @@ pub struct Worker {
     pub seed: u64,
     /// Times its steps.
     pub stopwatch: Stopwatch,
-    /// Images and labels on the device that every step takes in place of its batch's, to measure
-    /// steps alone.
-    pub resident: Option<(Tensor, Tensor)>,
 }
 
 /// What one rank has to say of a step.
@@ -83,12 +82,12 @@ impl Worker {
     ///
     /// # Errors
     /// [`Diverged`], or whatever a peer or libtorch failed of.
-    pub fn step(&mut self, batch: &Batch, step: u64, lr: f64) -> Result<StepDone> {
+    pub fn step(&mut self, batch: &Arc<Batch>, step: u64, lr: f64) -> Result<StepDone> {
         let sent_before = self.place.sent_bytes();
         self.place.at_step(step);
         self.stopwatch.start()?;
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
-        let (x, labels) = self.to_device(batch, batch.labels.len())?; // [share, H, W, 3], [share]
+        let (x, labels) = self.input.take(batch)?; // [share, H, W, 3], [share]
         self.stopwatch.lap(Phase::Copy)?;
 
         let Place { data, columns, .. } = &self.place;
@@ -135,7 +134,7 @@ impl Worker {
             if batch.labels.is_empty() && self.shares.is_empty() {
                 continue;
             }
-            let (x, labels) = self.to_device(&batch, batch.labels.len() * views)?;
+            let (x, labels) = self.input.take(&batch)?;
             let (x, labels) = self.whole_share(x, labels, views)?;
             let p = loss::mean_probabilities(&self.logits(x)?, views)?;
             tally += count_readable(&p, &labels)?;
@@ -143,15 +142,6 @@ impl Worker {
         let mut sum = tally.to_tensor(self.place.device);
         self.place.data.all_reduce(&mut sum)?;
         Ok(Tally::from_tensor(&sum))
-    }
-
-    /// Puts a batch on the device for good: see [`Worker::resident`].
-    ///
-    /// # Errors
-    /// If there is no memory for it.
-    pub fn keep_resident(&mut self, batch: &Batch) -> Result<()> {
-        self.resident = Some(self.to_device(batch, batch.labels.len())?);
-        Ok(())
     }
 
     /// The logits of images `x`, `[N, H, W, 3]`, without dropout.
@@ -179,21 +169,10 @@ impl Worker {
         Ok((x.f_constant_pad_nd(blank)?, labels.f_pad([0, missing], "constant", NO_LABEL)?))
     }
 
-    /// The batch's `num_views` images in compute precision and its labels, on this rank's device.
-    fn to_device(&self, batch: &Batch, num_views: usize) -> Result<(Tensor, Tensor)> {
-        if let Some((x, labels)) = &self.resident {
-            return Ok((x.shallow_clone(), labels.shallow_clone()));
-        }
-        let (device, kind) = (self.place.device, self.net.arena.weights.kind());
-        let x =
-            images(&batch.images, num_views, self.side)?.f_to_device(device)?.f_to_kind(kind)?;
-        Ok((x, Tensor::f_from_slice(&batch.labels)?.f_to_device(device)?))
-    }
-
     /// Looks for the layer to blame. All columns of a replica see the same loss, so all do this; slices
     /// see losses of different images, so each looks alone.
-    fn diverged(&mut self, batch: &Batch, step: u64, loss: f64) -> Result<Diverged> {
-        let (x, _) = self.to_device(batch, batch.labels.len())?;
+    fn diverged(&mut self, batch: &Arc<Batch>, step: u64, loss: f64) -> Result<Diverged> {
+        let (x, _) = self.input.take(batch)?;
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
         let (columns, shares) = (&*self.place.columns, &self.shares[..]);
         let first = batch.first as u64;
@@ -208,17 +187,6 @@ impl Worker {
         };
         Ok(Diverged { step, loss, layer })
     }
-}
-
-/// Host pixels as `[num, side, side, 3]`; the copy is the caller's.
-fn images(pixels: &Pixels, num: usize, side: usize) -> Result<Tensor> {
-    let x = match pixels {
-        Pixels::F32(floats) => Tensor::f_from_slice(floats)?,
-        Pixels::Bf16(floats) => Tensor::f_from_slice(floats)?,
-        Pixels::U8(_) => bail!("a rank takes normalised pixels, and these are bytes"),
-    };
-    let shape = [num as i64, side as i64, side as i64, 3];
-    x.f_view(shape).with_context(|| format!("{num} images of {side} pixels a side"))
 }
 
 /// The label of what is not to be counted.

@@ -4,17 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files that may hold `unsafe` code, each with a safe face.
-const FFI: [&str; 10] = [
+const FFI: [&str; 12] = [
     "collective/nccl/ffi.rs",
     "data/packed/map.rs",
     "elements.rs",
     "kernels/cuda/compile.rs",
     "kernels/cuda/gpu.rs",
     "kernels/cuda/memory.rs",
+    "kernels/cuda/pinned.rs",
     "kernels/shuffle.rs",
     "kernels/stream.rs",
     "torch_ext.rs",
     "torch_ext/cuda.rs",
+    "torch_ext/upload.rs",
 ];
 
 /// What a module must not mention, as it would appear in a path: `crate::config`, `tch::`.

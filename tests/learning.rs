@@ -1,21 +1,25 @@
 //! Training learns: in every mode, with either optimizer, the loss of one batch goes to nothing.
 
+use std::sync::Arc;
+
 use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode, Optimizer, Precision};
 use alexnet_mgpu::data::{Batch, GeneratedSpec, generate};
 use alexnet_mgpu::feed::Feed;
 use alexnet_mgpu::run::{self, Handout};
+use tch::Device;
 
 /// The losses of `num_steps` steps on the same batch of images, without dropout.
 fn losses(config: &Config, num_steps: u64) -> Vec<f64> {
     let world = run::world(config).expect("CPU devices");
     let arch = run::architecture(config, 10).expect("a known network");
-    let feed = Feed::open(config, arch.input as usize).expect("images");
+    let feed = Feed::open(config, arch.input as usize, Device::Cpu).expect("images");
     let loader = feed.train(config, world.topology, 0..1, &world.cancel).expect("one batch");
     let batches = Handout::new(loader);
     let parts = world
         .run(|place| {
             let batch = batches.take(&place)?.next()?.expect("the only batch");
-            let batch = Batch::standalone(batch.first, batch.images.clone(), batch.labels.clone());
+            let (images, labels) = (batch.images.clone(), batch.labels.clone());
+            let batch = Arc::new(Batch::standalone(batch.first, images, labels));
             let column = place.column;
             let mut worker = run::worker(config, &arch, &world, place)?;
             let step = |step| Ok(worker.step(&batch, step, config.train.lr)?.loss_part);

@@ -1,8 +1,10 @@
 //! Every mode trains the same network: in fp64, weights agree to 1e-10 after ten steps with dropout and
 //! augmentation on.
 
+use std::sync::Arc;
+
 use alexnet_mgpu::canonical::Tensors;
-use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode, Wire};
+use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Finish, Gpus, Mode, Precision, Wire};
 use alexnet_mgpu::data::{Batch, GeneratedSpec, Pixels, generate};
 use alexnet_mgpu::run::{architecture, weights_after, worker, world};
 use alexnet_mgpu::verify::{TOLERANCE, config, differences};
@@ -99,6 +101,24 @@ fn values_that_travel_in_bf16_change_what_is_learnt_by_their_rounding_only() {
 }
 
 #[test]
+fn where_the_last_pass_over_pixels_is_made_changes_no_bit() {
+    with_images(Arch::AlexnetCifar, 3, |base, _| {
+        for precision in [Precision::Fp32, Precision::Bf16, Precision::Fp64] {
+            let weights = |finish: Finish| {
+                let mut config = base.clone();
+                (config.data.finish, config.data.pad) = (finish, 4);
+                config.train.precision = precision;
+                (config.devices.mode, config.devices.gpus) = (Mode::Split, Gpus::Count(2));
+                weights_after(&config, 3).expect("training runs")
+            };
+            let by_loader = weights(Finish::Loader);
+            assert_eq!(weights(Finish::Device), by_loader, "{precision}");
+            assert_eq!(weights(Finish::Auto), by_loader, "{precision}");
+        }
+    });
+}
+
+#[test]
 fn a_slice_whose_images_overflow_blames_a_layer_without_waiting_for_the_others() {
     let mut config = Config::default();
     config.net.arch = Arch::AlexnetCifar;
@@ -110,7 +130,7 @@ fn a_slice_whose_images_overflow_blames_a_layer_without_waiting_for_the_others()
     let error = world.run(|place| {
         let pixel = if place.rank == 1 { 3e38 } else { 1.0 };
         let images = Pixels::F32(vec![pixel; 32 * 32 * 3]);
-        let batch = Batch::standalone(place.replica, images, vec![0]);
+        let batch = Arc::new(Batch::standalone(place.replica, images, vec![0]));
         worker(&config, &arch, &world, place)?.step(&batch, 0, 0.01).map(|_| ())
     });
     let text = format!("{:#}", error.expect_err("one image is beyond fp32"));

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use alexnet_mgpu::cancel::Cancel;
 use alexnet_mgpu::data::{
-    Augment, Batch, Delivery, EvalLoader, Geometry, LightingScale, Loader, Normalisation, Order,
-    Output, Split, TrainLoader, Views, open, open_both,
+    Augment, Batch, Delivery, EvalLoader, Form, Geometry, LightingScale, Loader, Normalisation,
+    Order, Output, Split, TrainLoader, Views, open, open_both,
 };
 use jpeg_encoder::{ColorType, Encoder};
 use serde_json::Value;
@@ -81,7 +81,8 @@ fn delivery(batch: usize, output: Output) -> Delivery {
         consumers_per_share: 1,
         workers: 2,
         depth: 2,
-        output,
+        form: Form::Finished(output),
+        pinning: None,
         cancel: Cancel::default(),
     }
 }

@@ -10,7 +10,8 @@ use alexnet_mgpu::cancel::Cancel;
 use alexnet_mgpu::colours::Colours;
 use alexnet_mgpu::config::Config;
 use alexnet_mgpu::data::{
-    self, Augment, Delivery, GeneratedSpec, Geometry, Loader, Order, Output, Split, TrainLoader,
+    self, Augment, Delivery, Form, GeneratedSpec, Geometry, Loader, Order, Output, Split,
+    TrainLoader,
 };
 
 /// The system's allocator, and how often it was asked.
@@ -65,7 +66,8 @@ fn load(path: &Path, augment: Augment, output: Output) -> Loader {
         consumers_per_share: 1,
         workers: 2,
         depth: 2,
-        output,
+        form: Form::Finished(output),
+        pinning: None,
         cancel: Cancel::default(),
     };
     loader.spawn(delivery).expect("threads start")

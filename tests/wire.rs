@@ -3,6 +3,7 @@
 //! every replica updates equally many, and parts that do not divide travel as long as the longest.
 
 use std::fs;
+use std::sync::Arc;
 
 use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode, Precision, Wire};
 use alexnet_mgpu::data::{Batch, GeneratedSpec, Pixels, generate};
@@ -112,7 +113,8 @@ fn sent(net: &Net, mode: Mode, n: usize, batch: usize, wire: Wire, precision: Pr
         let share = shares[place.replica].clone();
         let num_values = share.len() * (arch.input * arch.input * 3) as usize;
         let images = Pixels::F32(vec![1.0; num_values]);
-        let batch = Batch::standalone(share.start, images, vec![0; share.len()]);
+        let labels = vec![0; share.len()];
+        let batch = Arc::new(Batch::standalone(share.start, images, labels));
         Ok(worker(&config, &arch, &world, place)?.step(&batch, 0, 1e-6)?.wire_bytes as usize)
     });
     let sent = sent.expect("a step");

@@ -14,7 +14,9 @@ use crate::cli::{BenchPipelineArgs, Input, PackArgs};
 use crate::colours::Colours;
 use crate::config::{Config, DataConfig};
 use crate::data::packed::{Format, Manifest, Settings, State};
-use crate::data::{self, BatchReceiver, Delivery, Geometry, Order, Output, Split, TrainLoader};
+use crate::data::{
+    self, BatchReceiver, Delivery, Form, Geometry, Order, Output, Split, TrainLoader,
+};
 use crate::exit::Exit;
 use crate::progress::Screen;
 use crate::{feed, pack};
@@ -53,7 +55,8 @@ pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
         consumers_per_share: 1,
         workers: threads,
         depth: defaults.depth,
-        output: args.out,
+        form: Form::Finished(args.out),
+        pinning: None,
         cancel: Cancel::default(),
     })?;
     let batches = &loader.receivers[0][0];

@@ -1,5 +1,6 @@
 //! `bench step`: how fast a training step is, without the input pipeline.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -32,9 +33,9 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
     let arch = run::architecture(&config, 1000)?;
     let shares = world.topology.shares(args.batch);
     let times = world.run(|place| {
-        let batch = synthetic(shares[place.replica].clone(), arch.input as usize);
+        let batch = Arc::new(synthetic(shares[place.replica].clone(), arch.input as usize));
         let mut worker = run::worker(&config, &arch, &world, place)?;
-        worker.keep_resident(&batch)?;
+        worker.input.keep_resident(&batch)?;
         let (mut seconds, mut wire_bytes) = (Vec::with_capacity(args.steps), 0);
         for step in 0..(args.warmup + args.steps) as u64 {
             let begun = Instant::now();

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use super::{
-    choices::{Arch, Input, Mode, Precision, ScheduleKind, Wire},
+    choices::{Arch, Finish, Input, Mode, Precision, ScheduleKind, Wire},
     colours::{Mean, StatsFrom},
     schema::{
         Config, DataConfig, DevicesConfig, NetConfig, RunConfig, ScheduleConfig, TrainConfig,
@@ -171,6 +171,12 @@ fn colours(data: &DataConfig) -> Check {
         data.mean,
         "a mean image is fitted to your images: run `alexnet-mgpu stats DATA` and set data.stats to \
          \"fitted\"",
+    )?;
+    require(
+        data.mean != Mean::IMAGE || data.finish != Finish::Device,
+        "data.finish",
+        data.finish,
+        "a mean image is subtracted by the loader; set it to \"auto\"",
     )?;
     require(
         data.mean != Mean::IMAGE || data.augment != Augment::Torchvision,

@@ -115,6 +115,19 @@ pub enum Input {
     Side224Filled,
 }
 
+/// Where the last pass over pixels is made: padding, reflection, colour noise, mean and the cast.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// On GPUs; in the loader where CPU threads stand in for them, and for a mean image.
+    #[default]
+    Auto,
+    /// By the loader's threads.
+    Loader,
+    /// On the device, to which bytes travel.
+    Device,
+}
+
 /// The update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -183,6 +196,7 @@ display_as_value!(
     BackendChoice,
     Arch,
     Input,
+    Finish,
     Optimizer,
     Precision,
     Wire,

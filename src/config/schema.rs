@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     choices::{
-        Arch, BackendChoice, DeviceChoice, Input, Mode, Optimizer, Precision, Resume, ScheduleKind,
-        Wire,
+        Arch, BackendChoice, DeviceChoice, Finish, Input, Mode, Optimizer, Precision, Resume,
+        ScheduleKind, Wire,
     },
     colours::{Given, Mean, StatsFrom},
     gpus::Gpus,
@@ -162,6 +162,8 @@ pub struct DataConfig {
     pub components: Given<[[f64; 4]; 3]>,
     /// The size of the shift, as eigenvalues depend on the scale of a pixel.
     pub lighting_scale: LightingScale,
+    /// Where the last pass over pixels is made: `auto`, `loader` or `device`. The result is the same.
+    pub finish: Finish,
     /// Threads that decode; 0: chosen from the number of cores.
     pub workers: usize,
     /// Batches prepared ahead of the training step.
@@ -188,6 +190,7 @@ impl Default for DataConfig {
             components: Given::default(),
             // The 2012 scale of the noise; `eig01` shifts half as far (fb.resnet.torch's constants).
             lighting_scale: LightingScale::Std,
+            finish: Finish::Auto,
             workers: 0,
             depth: 4,
             max_bad_fraction: 0.01,

@@ -84,19 +84,24 @@ impl Geometry {
         Some(match needed(self.slack(side, side)) {
             Needed::Frame => Drawing::whole(cover),
             Needed::Window(window) => {
-                let (columns, rows) = self.covered(side, window);
+                let (columns, rows) = self.shown(side, side, window);
                 Drawing { cover, columns, rows }
             }
         })
     }
 
-    /// The columns and rows of a frame of `side` that a window shows.
-    fn covered(&self, side: u32, window: Window) -> (Range<u32>, Range<u32>) {
-        let range = |from: u32| {
-            let inside = |at: u32| at.saturating_sub(self.pad).min(side);
+    /// The columns and rows of a frame of `width` x `height` that a window shows.
+    pub(super) fn shown(
+        &self,
+        width: u32,
+        height: u32,
+        window: Window,
+    ) -> (Range<u32>, Range<u32>) {
+        let range = |from: u32, len: u32| {
+            let inside = |at: u32| at.saturating_sub(self.pad).min(len);
             inside(from)..inside(from + self.crop)
         };
-        (range(window.left), range(window.top))
+        (range(window.left, width), range(window.top, height))
     }
 
     /// How far a window can move in a frame of `width` x `height`.

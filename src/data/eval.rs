@@ -10,8 +10,9 @@ use std::sync::Arc;
 use super::augment::Geometry;
 use super::bad::BadImages;
 use super::error::DataError;
-use super::finish::{Normalisation, Pixel};
+use super::finish::{Canvas, Normalisation};
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
+use super::slot::Shape;
 use super::source::Images;
 use super::views::Views;
 use super::worker::Worker;
@@ -50,6 +51,7 @@ impl EvalLoader {
     pub fn spawn(self, delivery: Delivery) -> Result<Loader, DataError> {
         self.geometry.check()?;
         self.normalisation.check()?;
+        delivery.form.check(&self.normalisation)?;
         assert!(self.batch > 0, "an evaluation batch has images");
         let batch = self.batch;
         let bad = Arc::new(BadImages::new(self.source.len(), self.max_bad_fraction));
@@ -66,8 +68,13 @@ struct EvalFiller {
 }
 
 impl Filler for EvalFiller {
-    fn num_values(&self) -> usize {
-        self.config.views.num() * self.config.geometry.num_values()
+    fn shape(&self) -> Shape {
+        let EvalLoader { views, geometry, .. } = &self.config;
+        Shape { num_views: views.num(), num_values: geometry.num_values() }
+    }
+
+    fn normalisation(&self) -> &Normalisation {
+        &self.config.normalisation
     }
 
     fn advance(&mut self) -> Option<Plan> {
@@ -79,11 +86,11 @@ impl Filler for EvalFiller {
         (num_images > 0).then_some(Plan { step, epoch: 0, num_images })
     }
 
-    fn fill<P: Pixel>(
+    fn fill(
         &self,
         worker: &mut Worker,
         position: usize,
-        out: &mut [P],
+        out: &mut impl Canvas,
     ) -> Result<Option<(i64, u32)>, DataError> {
         let EvalLoader { source, geometry, normalisation, views, .. } = &self.config;
         let sample = self.start + position;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::augment::Window;
+use super::augment::{Geometry, Window};
 use super::error::DataError;
 use super::mean_image::MeanImage;
 use crate::kernels::real::Real;
@@ -33,6 +33,11 @@ impl Normalisation {
     #[must_use]
     pub const fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
         Self { mean, std, mean_image: None }
+    }
+
+    /// What pixels are multiplied by, red first.
+    pub(super) fn scale(&self) -> [f32; 3] {
+        self.std.map(|std| 1.0 / std)
     }
 
     /// Whether every number is finite and every deviation positive.
@@ -119,19 +124,48 @@ pub(super) trait Pixel: Copy + Default + Send + Sync {
     fn padding(mean: [u8; 3]) -> [Self; 3];
 }
 
+/// Where the views of an image go.
+pub(super) trait Canvas {
+    /// Draws view `view` of an image: `window` of its frame.
+    fn draw(
+        &mut self,
+        view: usize,
+        finisher: &mut Finisher,
+        frame: Frame<'_>,
+        geometry: &Geometry,
+        window: Window,
+    );
+}
+
+/// Finished, `[views, crop, crop, 3]`.
+impl<P: Pixel> Canvas for &mut [P] {
+    fn draw(
+        &mut self,
+        view: usize,
+        finisher: &mut Finisher,
+        frame: Frame<'_>,
+        geometry: &Geometry,
+        window: Window,
+    ) {
+        let num_values = geometry.num_values();
+        let out = &mut self[view * num_values..][..num_values];
+        finisher.window(frame, geometry.pad, window, out);
+    }
+}
+
 /// From this size on an image is streamed: a batch of such will have left the cache when it is read.
 const STREAMED_BYTES: usize = 1 << 16;
 
 /// How many rows ahead of their turn lines are asked for: a microsecond or two of work.
-const ROWS_AHEAD: usize = 8;
+pub(super) const ROWS_AHEAD: usize = 8;
 
 impl Finisher {
     /// Sets `out[y, x, c] = (pixel + shift_c - mean_c) / std_c` for the coming images of side
     /// `crop`; with a mean image the mean is that of the pixel.
     pub(super) fn set(&mut self, crop: u32, normalisation: &Normalisation, shift: [f32; 3]) {
         let len = crop as usize * 3;
-        let Normalisation { mean, std, mean_image } = normalisation;
-        let scale = std.map(|std| 1.0 / std);
+        let Normalisation { mean, mean_image, .. } = normalisation;
+        let scale = normalisation.scale();
         let offset = match mean_image {
             None => [0, 1, 2].map(|c| (shift[c] - mean[c]) * scale[c]),
             Some(_) => [0, 1, 2].map(|c| shift[c] * scale[c]),
@@ -146,6 +180,11 @@ impl Finisher {
                 row.chunks_exact_mut(3).for_each(|pixel| pixel.copy_from_slice(&factors));
             }
         }
+    }
+
+    /// What is added to pixels once they are scaled, red first.
+    pub(super) fn offset(&self) -> [f32; 3] {
+        self.offset.first_chunk().copied().unwrap_or_default()
     }
 
     /// Writes `window` of the frame, padded by `pad` on each side, to `out`, `[crop, crop, 3]`.

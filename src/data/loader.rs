@@ -17,9 +17,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::bad::BadImages;
 use super::error::DataError;
-use super::finish::Pixel;
-use super::pixels::{Output, Pixels, with_elements};
-use super::slot::{Batch, EXCLUDED, Ring, Slot};
+use super::finish::{Canvas, Normalisation};
+use super::pixels::{Form, Pixels, with_elements};
+use super::slot::{Batch, EXCLUDED, Pinning, Ring, Shape, Slot};
 use super::stages::{StageTotals, Stages};
 use super::worker::Worker;
 use crate::cancel::Cancel;
@@ -36,8 +36,10 @@ pub struct Delivery {
     /// Finished batches that may wait for a consumer. A share has `depth + 2` slots, so a consumer
     /// may keep one batch while it asks for the next.
     pub depth: usize,
-    /// The element type of the images.
-    pub output: Output,
+    /// What is delivered of the images.
+    pub form: Form,
+    /// Prepares the memory of batches for a device's copies.
+    pub pinning: Option<Arc<dyn Pinning>>,
     /// Breaks every wait.
     pub cancel: Cancel,
 }
@@ -116,17 +118,19 @@ pub(super) struct Plan {
 
 /// What batches are made of.
 pub(super) trait Filler: Send + Sync + 'static {
-    /// Values per image, all its views together.
-    fn num_values(&self) -> usize;
+    /// What an image takes.
+    fn shape(&self) -> Shape;
+    /// What pixels are normalised by.
+    fn normalisation(&self) -> &Normalisation;
     /// Moves on to the next batch; `None` after the last.
     fn advance(&mut self) -> Option<Plan>;
-    /// Writes the image at `position` of the global batch; returns its label and index in the
+    /// Draws the image at `position` of the global batch; returns its label and index in the
     /// source, or `None` to leave the position out.
-    fn fill<P: Pixel>(
+    fn fill(
         &self,
         worker: &mut Worker,
         position: usize,
-        out: &mut [P],
+        out: &mut impl Canvas,
     ) -> Result<Option<(i64, u32)>, DataError>;
     /// The tally that is checked after every batch.
     fn bad(&self) -> &Arc<BadImages>;
@@ -141,14 +145,15 @@ pub(super) fn spawn(
     batch: usize,
     delivery: Delivery,
 ) -> Result<Loader, DataError> {
-    let Delivery { shares, consumers_per_share, workers, depth, output, cancel } = delivery;
+    let Delivery { shares, consumers_per_share, workers, depth, form, pinning, cancel } = delivery;
     assert!(shares.iter().all(|share| share.end <= batch), "shares {shares:?} of batch {batch}");
     assert!(consumers_per_share > 0 && workers > 0, "a loader has consumers and workers");
     let outcome = Arc::new(OnceLock::new());
     let mut receivers = Vec::new();
     let mut lanes = Vec::new();
     for share in shares {
-        let ring = Ring::new(depth + 2, output, share.len(), filler.num_values());
+        let slot = || Slot::new(form, filler.normalisation(), share.len(), filler.shape());
+        let ring = Ring::new((0..depth + 2).map(|_| slot().pinned(pinning.as_deref())));
         let (queues, ends): (Vec<_>, Vec<_>) =
             (0..consumers_per_share).map(|_| bounded(depth)).unzip();
         lanes.push(Lane { share, ring, queues });
@@ -248,7 +253,7 @@ impl<F: Filler> Producer<F> {
                 recv(lane.ring.free()) -> slot => slot.map_err(|_| DataError::Cancelled)?,
             };
             let share = lane.share.start.min(plan.num_images)..lane.share.end.min(plan.num_images);
-            slot.resize(share.len(), self.filler.num_values());
+            slot.resize(share.len(), self.filler.shape());
             slots.push(slot);
         }
         Ok(())
@@ -256,32 +261,39 @@ impl<F: Filler> Producer<F> {
 
     /// Fills all slots, image by image, on all workers.
     fn fill(&self, slots: &mut [Slot]) -> Result<(), DataError> {
-        let num_values = self.filler.num_values();
+        let shape = self.filler.shape();
         self.pool.install(|| {
             slots.par_iter_mut().zip(&self.lanes).try_for_each(|(slot, lane)| {
-                let Slot { images, labels, samples } = slot;
+                let Slot { images, unfinished, labels, samples, .. } = slot;
                 let first = lane.share.start;
-                with_elements!(images, images => self.fill_share(first, images, labels, samples))
+                if let (Pixels::U8(bytes), Some(rest)) = (&mut *images, unfinished) {
+                    let canvases = rest.canvases(bytes, shape);
+                    return self.fill_share(first, canvases, labels, samples);
+                }
+                let per_image = shape.num_views * shape.num_values;
+                with_elements!(images, images => {
+                    let canvases = images.par_chunks_exact_mut(per_image);
+                    self.fill_share(first, canvases, labels, samples)
+                })
             })
         })?;
-        slots.iter_mut().for_each(|slot| slot.compact(num_values));
+        slots.iter_mut().for_each(|slot| slot.compact(shape));
         Ok(())
     }
 
     /// Fills the share that starts at position `first`.
-    fn fill_share<P: Pixel>(
+    fn fill_share<C: Canvas + Send>(
         &self,
         first: usize,
-        images: &mut [P],
+        images: impl IndexedParallelIterator<Item = C>,
         labels: &mut [i64],
         samples: &mut [u32],
     ) -> Result<(), DataError> {
-        let images = images.par_chunks_exact_mut(self.filler.num_values());
         let entries = labels.par_iter_mut().zip(samples);
-        images.zip(entries).enumerate().try_for_each(|(i, (image, (label, sample)))| {
+        images.zip(entries).enumerate().try_for_each(|(i, (mut image, (label, sample)))| {
             let index = rayon::current_thread_index().unwrap_or(0);
             let mut worker = self.workers[index].lock().unwrap_or_else(PoisonError::into_inner);
-            let filled = self.filler.fill(&mut worker, first + i, image)?;
+            let filled = self.filler.fill(&mut worker, first + i, &mut image)?;
             self.stages.add(worker.take_stages());
             (*label, *sample) = filled.unwrap_or((EXCLUDED, 0));
             Ok(())

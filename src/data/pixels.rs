@@ -1,11 +1,15 @@
 //! The element types of a batch, and the memory that holds one.
 //!
 //! `f32` is what every device takes; `bf16` is the same rounded once, half the bytes; `u8` is the
-//! pixels themselves, a quarter, for a device that lights and normalises. The module does not know
-//! how pixels get their values.
+//! pixels themselves, a quarter, for whoever lights and normalises. The module does not know how
+//! pixels get their values.
 
 use clap::ValueEnum;
 use half::bf16;
+
+use super::error::DataError;
+use super::finish::Normalisation;
+use super::slot::zeros;
 
 /// What a loader delivers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -17,6 +21,40 @@ pub enum Output {
     /// Lit and normalised.
     #[default]
     F32,
+}
+
+/// What a loader delivers of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Pixels ready for the network.
+    Finished(Output),
+    /// Bytes, and what is left to do: see [`Unfinished`](super::Unfinished).
+    Unfinished,
+}
+
+impl Form {
+    /// The element type.
+    pub(super) fn output(self) -> Output {
+        match self {
+            Self::Finished(output) => output,
+            Self::Unfinished => Output::U8,
+        }
+    }
+
+    /// Whether images can be delivered so.
+    ///
+    /// # Errors
+    /// [`DataError::Geometry`] if a mean image is left to be subtracted.
+    pub(super) fn check(self, normalisation: &Normalisation) -> Result<(), DataError> {
+        match self {
+            Self::Unfinished if normalisation.mean_image.is_some() => {
+                let reason = "a mean image cannot be subtracted on the device; finish pixels in the \
+                              loader, or subtract a mean colour";
+                Err(DataError::Geometry { reason: reason.into() })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The pixels of a batch, `[n, crop, crop, 3]`.
@@ -47,9 +85,9 @@ impl Pixels {
     #[must_use]
     pub fn new(output: Output, len: usize) -> Self {
         match output {
-            Output::U8 => Self::U8(vec![0; len]),
-            Output::Bf16 => Self::Bf16(vec![bf16::ZERO; len]),
-            Output::F32 => Self::F32(vec![0.0; len]),
+            Output::U8 => Self::U8(zeros(len)),
+            Output::Bf16 => Self::Bf16(zeros(len)),
+            Output::F32 => Self::F32(zeros(len)),
         }
     }
 

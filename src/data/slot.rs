@@ -2,9 +2,20 @@
 //!
 //! A slot knows its memory and where its home is; it knows nothing of threads or images.
 
+use std::any::Any;
+use std::fmt::Debug;
+
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::pixels::{Output, Pixels};
+use super::finish::Normalisation;
+use super::pixels::{Form, Pixels, with_elements};
+use super::unfinished::Unfinished;
+
+/// Prepares memory for a device to copy from while the processor does something else.
+pub trait Pinning: Debug + Send + Sync {
+    /// Pins `num_bytes` bytes at `address`, which stay there until the result is dropped.
+    fn pin(&self, address: usize, num_bytes: usize) -> Box<dyn Any + Send + Sync>;
+}
 
 /// One share of one batch. Its memory returns to the loader when the last `Arc` to it is dropped.
 #[derive(Debug)]
@@ -17,12 +28,18 @@ pub struct Batch {
     pub first: usize,
     /// `[n, crop, crop, 3]` in training, `[n * views, crop, crop, 3]` in evaluation.
     pub images: Pixels,
+    /// What is left to do to them, if anything.
+    pub unfinished: Option<Unfinished>,
     /// `[n]`, each below the number of classes.
     pub labels: Vec<i64>,
     /// `[n]`: the index in the source of the image shown.
     pub samples: Vec<u32>,
+    pins: Pins,
     home: Sender<Slot>,
 }
+
+/// What keeps a slot's memory pinned.
+type Pins = Vec<Box<dyn Any + Send + Sync>>;
 
 impl Batch {
     /// A batch that belongs to no ring: `images`, `[n, side, side, 3]`, with their `labels`, `[n]`,
@@ -30,14 +47,17 @@ impl Batch {
     #[must_use]
     pub fn standalone(first: usize, images: Pixels, labels: Vec<i64>) -> Self {
         let samples = (first..first + labels.len()).map(|i| i as u32).collect();
-        Self { step: 0, epoch: 0, first, images, labels, samples, home: bounded(0).0 }
+        let (pins, home) = (Pins::new(), bounded(0).0);
+        Self { step: 0, epoch: 0, first, images, unfinished: None, labels, samples, pins, home }
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
         let slot = Slot {
+            pins: std::mem::take(&mut self.pins),
             images: std::mem::take(&mut self.images),
+            unfinished: self.unfinished.take(),
             labels: std::mem::take(&mut self.labels),
             samples: std::mem::take(&mut self.samples),
         };
@@ -46,45 +66,104 @@ impl Drop for Batch {
     }
 }
 
+/// What an image takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Its views.
+    pub(super) num_views: usize,
+    /// The values of a view.
+    pub(super) num_values: usize,
+}
+
 /// The memory of a [`Batch`].
 #[derive(Debug)]
 pub(super) struct Slot {
+    /// Dropped first: memory is given back once it is not pinned any more.
+    pins: Pins,
     pub(super) images: Pixels,
+    pub(super) unfinished: Option<Unfinished>,
     pub(super) labels: Vec<i64>,
     pub(super) samples: Vec<u32>,
 }
 
 impl Slot {
-    fn new(output: Output, num_images: usize, num_values: usize) -> Self {
+    /// Memory for `num_images` images.
+    pub(super) fn new(
+        form: Form,
+        normalisation: &Normalisation,
+        num_images: usize,
+        shape: Shape,
+    ) -> Self {
+        let num_views = num_images * shape.num_views;
         Self {
-            images: Pixels::new(output, num_images * num_values),
-            labels: vec![0; num_images],
-            samples: vec![0; num_images],
+            pins: Pins::new(),
+            images: Pixels::new(form.output(), num_views * shape.num_values),
+            unfinished: (form == Form::Unfinished)
+                .then(|| Unfinished::new(normalisation, num_views)),
+            labels: zeros(num_images),
+            samples: zeros(num_images),
         }
     }
 
+    /// Has all that devices copy pinned, where it is for its whole life: vectors shrink and grow
+    /// within what they have.
+    pub(super) fn pinned(mut self, by: Option<&dyn Pinning>) -> Self {
+        let Some(by) = by else { return self };
+        self.pins.push(with_elements!(&self.images, images => pin(by, images)));
+        if let Some(Unfinished { windows, offsets, .. }) = &self.unfinished {
+            self.pins.extend([pin(by, windows), pin(by, offsets)]);
+        }
+        self.pins.push(pin(by, &self.labels));
+        self
+    }
+
     /// Makes room for `num_images`, within the memory allocated at the start.
-    pub(super) fn resize(&mut self, num_images: usize, num_values: usize) {
-        self.images.resize(num_images * num_values);
+    pub(super) fn resize(&mut self, num_images: usize, shape: Shape) {
+        let num_views = num_images * shape.num_views;
+        self.images.resize(num_views * shape.num_values);
+        if let Some(unfinished) = &mut self.unfinished {
+            unfinished.resize(num_views);
+        }
         self.labels.resize(num_images, 0);
         self.samples.resize(num_images, 0);
     }
 
     /// Closes the gaps left by images whose label is [`EXCLUDED`], keeping the order.
-    pub(super) fn compact(&mut self, num_values: usize) {
+    pub(super) fn compact(&mut self, shape: Shape) {
+        let Shape { num_views, num_values } = shape;
         let mut kept = 0;
         for i in 0..self.labels.len() {
             if self.labels[i] != EXCLUDED {
                 if kept < i {
                     self.labels[kept] = self.labels[i];
                     self.samples[kept] = self.samples[i];
-                    self.images.copy_within(i * num_values, kept * num_values, num_values);
+                    let (from, to) = (i * num_views, kept * num_views);
+                    let len = num_views * num_values;
+                    self.images.copy_within(from * num_values, to * num_values, len);
+                    if let Some(unfinished) = &mut self.unfinished {
+                        unfinished.copy_within(from, to, num_views);
+                    }
                 }
                 kept += 1;
             }
         }
-        self.resize(kept, num_values);
+        self.resize(kept, shape);
     }
+}
+
+/// Room behind each vector, so that no two of them share a page: the largest page, in bytes. A page is
+/// pinned once.
+const GAP: usize = 1 << 16;
+
+/// `len` zeros of a vector that shares no page with the next.
+pub(super) fn zeros<T: Clone + Default>(len: usize) -> Vec<T> {
+    let mut vector = Vec::with_capacity(len + GAP.div_ceil(size_of::<T>()));
+    vector.resize(len, T::default());
+    vector
+}
+
+fn pin<T>(by: &dyn Pinning, memory: &[T]) -> Box<dyn Any + Send + Sync> {
+    by.pin(memory.as_ptr() as usize, size_of_val(memory))
 }
 
 /// The label that marks an image to be left out; no consumer ever sees it.
@@ -97,16 +176,11 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Allocates all the memory the ring will ever hold.
-    pub(super) fn new(
-        num_slots: usize,
-        output: Output,
-        num_images: usize,
-        num_values: usize,
-    ) -> Self {
-        let (home, free) = bounded(num_slots);
-        for _ in 0..num_slots {
-            let sent = home.try_send(Slot::new(output, num_images, num_values));
+    /// A ring of `slots`: all the memory it will ever hold.
+    pub(super) fn new(slots: impl ExactSizeIterator<Item = Slot>) -> Self {
+        let (home, free) = bounded(slots.len());
+        for slot in slots {
+            let sent = home.try_send(slot);
             debug_assert!(sent.is_ok(), "the ring has room for its slots");
         }
         Self { home, free }
@@ -119,7 +193,8 @@ impl Ring {
 
     /// Wraps a filled slot; dropping the batch brings it back here.
     pub(super) fn batch(&self, slot: Slot, step: u64, epoch: u64, first: usize) -> Batch {
-        let Slot { images, labels, samples } = slot;
-        Batch { step, epoch, first, images, labels, samples, home: self.home.clone() }
+        let Slot { pins, images, unfinished, labels, samples } = slot;
+        let home = self.home.clone();
+        Batch { step, epoch, first, images, unfinished, labels, samples, pins, home }
     }
 }

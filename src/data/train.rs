@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::augment::{Geometry, Recipe, Showing};
 use super::bad::BadImages;
 use super::error::DataError;
-use super::finish::{Normalisation, Pixel};
+use super::finish::{Canvas, Normalisation};
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
 use super::order::{EpochOrder, Order};
+use super::slot::Shape;
 use super::source::Images;
 use super::worker::{Loaded, Worker};
 
@@ -61,6 +62,7 @@ impl TrainLoader {
         self.geometry.check()?;
         self.recipe.check(&self.geometry, &self.normalisation)?;
         self.normalisation.check()?;
+        delivery.form.check(&self.normalisation)?;
         let (batch, len) = (self.batch, self.source.len());
         if batch > len {
             return Err(DataError::BatchTooLarge { batch, len });
@@ -117,8 +119,12 @@ impl TrainFiller {
 }
 
 impl Filler for TrainFiller {
-    fn num_values(&self) -> usize {
-        self.config.geometry.num_values()
+    fn shape(&self) -> Shape {
+        Shape { num_views: 1, num_values: self.config.geometry.num_values() }
+    }
+
+    fn normalisation(&self) -> &Normalisation {
+        &self.config.normalisation
     }
 
     fn advance(&mut self) -> Option<Plan> {
@@ -136,11 +142,11 @@ impl Filler for TrainFiller {
         Some(Plan { step, epoch, num_images: self.config.batch })
     }
 
-    fn fill<P: Pixel>(
+    fn fill(
         &self,
         worker: &mut Worker,
         position: usize,
-        out: &mut [P],
+        out: &mut impl Canvas,
     ) -> Result<Option<(i64, u32)>, DataError> {
         let TrainLoader { source, geometry, recipe, normalisation, seed, .. } = &self.config;
         let sample = self.order.at(self.offset + position);

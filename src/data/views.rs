@@ -86,6 +86,7 @@ pub fn load_views(
     worker.decode(&bytes, drawing).map_err(|source| DataError::Decode { name, source })?;
     let mut out = vec![0.0; views.num() * geometry.num_values()];
     let windows = |slack| views.windows(slack);
-    worker.finish(Loaded::Worker, geometry, normalisation, [0.0; 3], windows, &mut out)?;
+    let canvas = &mut &mut out[..];
+    worker.finish(Loaded::Worker, geometry, normalisation, [0.0; 3], windows, canvas)?;
     Ok(out)
 }

@@ -11,7 +11,7 @@ use super::augment::{Geometry, Window};
 use super::cover::{Cover, Drawing};
 use super::decode::{DecodeError, Decoder, Image, check_size};
 use super::error::DataError;
-use super::finish::{Finisher, Frame, Normalisation, Pixel};
+use super::finish::{Canvas, Finisher, Frame, Normalisation};
 use super::jpeg::{RegionDecoder, Unsupported};
 use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
 use super::source::{Content, Source};
@@ -154,29 +154,29 @@ impl Worker {
         is_whole.then_some(&self.bytes)
     }
 
-    /// Writes windows of the image last loaded to `out`, one after another, each `[crop, crop, 3]`.
+    /// Draws windows of the image last loaded on `out`, one after another.
     ///
     /// `windows` is told how far a window can move in the frame and yields as many windows as `out`
     /// has room for.
     ///
     /// # Errors
     /// [`DataError::Geometry`] if the mean image is not of the frame's size.
-    pub(super) fn finish<P: Pixel, W: IntoIterator<Item = Window>>(
+    pub(super) fn finish<W: IntoIterator<Item = Window>>(
         &mut self,
         loaded: Loaded<'_>,
         geometry: &Geometry,
         normalisation: &Normalisation,
         shift: [f32; 3],
         windows: impl FnOnce((u32, u32)) -> W,
-        out: &mut [P],
+        out: &mut impl Canvas,
     ) -> Result<(), DataError> {
         let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
         let frame = frame(loaded, self.side, &self.square, &self.image);
         normalisation.check_frame(frame)?;
         let windows = windows(geometry.slack(frame.width, frame.height));
-        for (window, out) in windows.into_iter().zip(out.chunks_exact_mut(geometry.num_values())) {
-            self.finisher.window(frame, geometry.pad, window, out);
+        for (view, window) in windows.into_iter().enumerate() {
+            out.draw(view, &mut self.finisher, frame, geometry, window);
         }
         self.stages.finish += begun.elapsed();
         Ok(())

@@ -161,22 +161,22 @@ fn softmax<T: CudaReal>(table: &mut Table, element: &str, batch: usize) -> Resul
 }
 
 fn finished<T: CudaReal>(table: &mut Table, element: &str, batch: usize) -> Result<(), CudaError> {
-    const SIDE: usize = 256;
     const CROP: usize = 227;
     let on = table.lane;
-    let pixels = Buffer::<u8>::zeros(&on, batch * SIDE * SIDE * 3)?;
-    let windows: Vec<[i32; 3]> = (0..batch as i32).map(|i| [i % 30, i / 30 % 30, i % 2]).collect();
+    let pixels = Buffer::<u8>::zeros(&on, batch * CROP * CROP * 3)?;
+    let side = CROP as i32;
+    let windows: Vec<i32> = (0..batch as i32).flat_map(|i| [0, 0, side, side, i % 2]).collect();
     let windows = Buffer::of(&on, &windows)?;
-    let offsets = Buffer::<[f32; 3]>::zeros(&on, batch)?;
+    let offsets = Buffer::<f32>::zeros(&on, batch * 3)?;
     let mut out = Buffer::<T>::zeros(&on, batch * CROP * CROP * 3)?;
     table.add(format!("finish {element}"), batch * CROP * CROP * 3 * (1 + size_of::<T>()), || {
-        let frames = finish::Frames {
+        let images = finish::Finish {
             pixels: pixels.slice(),
-            height: SIDE,
-            width: SIDE,
+            crop: CROP,
             windows: windows.slice(),
             offsets: offsets.slice(),
+            scale: [1.0; 3],
         };
-        finish::finish(&on, &frames, [1.0; 3], &mut out.slice_mut(), CROP)
+        finish::finish(&on, &images, &mut out.slice_mut())
     })
 }

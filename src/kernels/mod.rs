@@ -8,6 +8,7 @@
 
 pub mod cuda;
 pub mod dropout;
+pub mod finish;
 pub mod lrn;
 mod normaliser;
 pub mod pool;

@@ -107,7 +107,7 @@ fn finished(
     let mut out = vec![f32::NAN; windows.len() * geometry.num_values()];
     let windows = windows.to_vec();
     worker
-        .finish(Loaded::Worker, geometry, normalisation, [0.0; 3], |_| windows, &mut out)
+        .finish(Loaded::Worker, geometry, normalisation, [0.0; 3], |_| windows, &mut &mut out[..])
         .expect("there is no mean image");
     Some(out)
 }

@@ -8,7 +8,7 @@ use half::bf16;
 
 use super::{Contents, NORMALISATION, Pictures, Plain, delivery, drain, eval, train};
 use crate::data::{
-    Content, DataError, Delivery, Images, Normalisation, Order, Output, Pixels, Source, Views,
+    Content, DataError, Delivery, Form, Images, Normalisation, Order, Output, Pixels, Source, Views,
 };
 
 const ALL: &[(usize, usize)] = &[(0, 4)];
@@ -219,7 +219,7 @@ fn bf16_is_the_rounded_f32_and_u8_the_same_windows() {
         let mut loader = train(pictures(), 6);
         loader.recipe.lighting = None;
         loader.geometry.pad = 0;
-        let to = Delivery { output, ..delivery(ALL, 2) };
+        let to = Delivery { form: Form::Finished(output), ..delivery(ALL, 2) };
         drain(loader.spawn(to).expect("a good set")).expect("no bad image")
     };
     let (exact, rounded, bytes) =

@@ -18,6 +18,7 @@ mod shard_files;
 mod statistics;
 mod tar_files;
 mod tolerating;
+mod unfinished;
 
 use std::fs;
 use std::path::Path;
@@ -196,7 +197,8 @@ fn delivery(shares: &[(usize, usize)], workers: usize) -> Delivery {
         consumers_per_share: 1,
         workers,
         depth: 2,
-        output: Output::F32,
+        form: Form::Finished(Output::F32),
+        pinning: None,
         cancel: crate::cancel::Cancel::default(),
     }
 }
@@ -207,6 +209,7 @@ struct Contents {
     step: u64,
     epoch: u64,
     images: Pixels,
+    unfinished: Option<Unfinished>,
     labels: Vec<i64>,
     samples: Vec<u32>,
 }
@@ -222,6 +225,7 @@ fn drain(loader: Loader) -> Result<Vec<Vec<Contents>>, DataError> {
                     step: batch.step,
                     epoch: batch.epoch,
                     images: batch.images.clone(),
+                    unfinished: batch.unfinished.clone(),
                     labels: batch.labels.clone(),
                     samples: batch.samples.clone(),
                 });

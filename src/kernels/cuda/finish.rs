@@ -1,8 +1,8 @@
-//! From pixels as bytes to the network's input on the GPU: `finish.cu`, the twin of the loader's last
-//! pass, with the same fp32 result bit for bit.
+//! From pixels as bytes to the network's input on the GPU: `finish.cu`, with the result of its twin
+//! [`Finish`](crate::kernels::finish::Finish) bit for bit.
 //!
-//! The windows and colour shifts are drawn on the host, by the same hash as for the CPU's pass; this
-//! module does not know where they come from.
+//! The windows and colour shifts are drawn on the host; this module does not know where they come
+//! from.
 
 use super::error::CudaError;
 use super::launch::{Engine, Launch, blocks};
@@ -11,23 +11,23 @@ use super::program::{CudaReal, Program, Source};
 
 const THREADS: u32 = 256;
 
-/// Frames of equal size and what is cut from them.
+/// Images as bytes and what is to become of them, as in
+/// [`Finish`](crate::kernels::finish::Finish).
 #[derive(Clone, Copy, Debug)]
-pub struct Frames<'a> {
-    /// RGB8, `[n, height, width, 3]`.
+pub struct Finish<'a> {
+    /// `[n, crop, crop, 3]`.
     pub pixels: Slice<'a, u8>,
-    /// Rows of a frame.
-    pub height: usize,
-    /// Pixels of a row.
-    pub width: usize,
-    /// Per frame: left, top (both negative where a window begins in the padding), and whether the
-    /// window is mirrored.
-    pub windows: Slice<'a, [i32; 3]>,
-    /// Per frame: (lighting - mean) / deviation, red first.
-    pub offsets: Slice<'a, [f32; 3]>,
+    /// The side of the output, in pixels.
+    pub crop: usize,
+    /// `[n, 5]`: left, top, width, height and 1 if mirrored.
+    pub windows: Slice<'a, i32>,
+    /// `[n, 3]`.
+    pub offsets: Slice<'a, f32>,
+    /// Red first.
+    pub scale: [f32; 3],
 }
 
-/// `out[n, y, x, c] = pixel * scale_c + offset_nc`, `[n, crop, crop, 3]`; zero outside the frame.
+/// `out[n, y, x, c] = pixel * scale_c + offset_nc`, `[n, crop, crop, 3]`; zero outside the image.
 ///
 /// # Errors
 /// If the kernel cannot be compiled or started, or an array is not aligned to its vectors.
@@ -36,20 +36,19 @@ pub struct Frames<'a> {
 /// If the lengths do not match.
 pub fn finish<T: CudaReal>(
     on: &dyn Engine,
-    frames: &Frames<'_>,
-    scale: [f32; 3],
+    images: &Finish<'_>,
     out: &mut SliceMut<'_, T>,
-    crop: usize,
 ) -> Result<(), CudaError> {
-    let num_frames = frames.windows.len();
-    let Frames { pixels, height, width, windows, offsets } = *frames;
-    assert_eq!(pixels.len(), num_frames * height * width * 3, "finish: the frames' pixels");
-    assert_eq!(offsets.len(), num_frames, "finish: an offset for each frame");
-    assert_eq!(out.len(), num_frames * crop * crop * 3, "finish: the output");
+    let Finish { pixels, crop, windows, offsets, scale } = *images;
+    let num_images = windows.len() / 5;
+    assert_eq!(pixels.len(), num_images * crop * crop * 3, "finish: the pixels");
+    assert_eq!(windows.len(), num_images * 5, "finish: five numbers for each image");
+    assert_eq!(offsets.len(), num_images * 3, "finish: an offset for each image");
+    assert_eq!(out.len(), pixels.len(), "finish: the output");
     let chunk = 128 / T::BITS;
     out.check_aligned(chunk as usize)?;
     let num_threads = out.len().div_ceil(chunk as usize);
-    let constants = [THREADS, chunk, height as u32, width as u32, crop as u32];
+    let constants = [THREADS, chunk, crop as u32];
     on.launch(&Launch {
         program: Program::new::<T>(Source::Finish, &constants),
         entry: c"finish",

@@ -59,7 +59,10 @@ pub fn available() -> Result<(), CudaError> {
     }
 }
 
-fn driver<T>(what: &str, result: Result<T, result::DriverError>) -> Result<T, CudaError> {
+pub(super) fn driver<T>(
+    what: &str,
+    result: Result<T, result::DriverError>,
+) -> Result<T, CudaError> {
     result.map_err(|error| CudaError::Driver { what: what.to_owned(), why: describe(error) })
 }
 
@@ -127,7 +130,10 @@ impl Gpu {
     }
 
     /// Runs `work` with this GPU's context as the thread's.
-    fn with_context<T>(&self, work: impl FnOnce() -> Result<T, CudaError>) -> Result<T, CudaError> {
+    pub(super) fn with_context<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, CudaError>,
+    ) -> Result<T, CudaError> {
         let before = driver("cuCtxGetCurrent", result::ctx::get_current())?;
         if before == Some(self.context.0) {
             return work();

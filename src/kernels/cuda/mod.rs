@@ -17,6 +17,7 @@ pub mod gpu;
 pub mod launch;
 pub mod lrn;
 pub mod memory;
+pub mod pinned;
 pub mod program;
 pub mod relu_lrn_pool;
 pub mod update;

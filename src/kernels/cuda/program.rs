@@ -86,7 +86,7 @@ impl Source {
             Self::Dropout => &["THREADS", "CHUNK"],
             Self::Update => &["THREADS", "MAX_RUNS"],
             Self::CrossEntropy => &["THREADS"],
-            Self::Finish => &["THREADS", "CHUNK", "FRAME_HEIGHT", "FRAME_WIDTH", "CROP"],
+            Self::Finish => &["THREADS", "CHUNK", "CROP"],
         }
     }
 

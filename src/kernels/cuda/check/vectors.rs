@@ -7,7 +7,8 @@ use super::super::update::{Arrays, Run};
 use super::super::{CudaError, cross_entropy, dropout, finish, update};
 use super::{CheckedReal, Outcome, computed, noise, outcome, real, value};
 use crate::kernels::dropout::Dropout;
-use crate::kernels::real::{Real, Wide};
+use crate::kernels::finish::Finish;
+use crate::kernels::real::Real;
 use crate::kernels::update::{Adam, Momentum};
 use crate::random::{Key, Purpose};
 
@@ -179,41 +180,34 @@ fn softmax<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaEr
 }
 
 fn finished<T: CheckedReal>(machine: &dyn Machine) -> Result<Outcome, CudaError> {
-    const SIDE: usize = 16;
     const CROP: usize = 13;
-    let windows = [[0, 0, 0], [3, 2, 1], [-2, -3, 0], [5, 6, 1]];
-    let offsets = [[-1.25f32, 0.5, 3.75], [0.1, 0.2, 0.3], [-7.7, 8.8, -9.9], [0.0, 1e-3, 1e3]];
+    let full = CROP as i32;
+    let windows = [
+        [0, 0, full, full, 0],
+        [0, 0, full, full, 1],
+        [-2, -3, 11, 10, 1],
+        [0, 0, 8, 7, 0],
+        [-1, -4, 9, 5, 1],
+    ];
+    let offset = |i: usize| [-1.25f32, 0.5, 3.75].map(|x| x * (i as f32 - 1.5));
+    let offsets: [[f32; 3]; 5] = std::array::from_fn(offset);
     let scale = [1.0f32 / 57.3, 0.5, 1.0];
     let key = Key::new(3, Purpose::Generate);
-    let pixels: Vec<u8> =
-        (0..(windows.len() * SIDE * SIDE * 3) as u64).map(|i| key.below(i, 256) as u8).collect();
-    let mut twin = Vec::with_capacity(windows.len() * CROP * CROP * 3);
-    for (image, ([left, top, mirrored], offset)) in windows.iter().zip(offsets).enumerate() {
-        for (y, x) in (0..CROP as i32).flat_map(|y| (0..CROP as i32).map(move |x| (y, x))) {
-            let x = left + if *mirrored == 1 { CROP as i32 - 1 - x } else { x };
-            let inside = |at: i32| usize::try_from(at).ok().filter(|at| *at < SIDE);
-            for c in 0..3 {
-                twin.push(match (inside(x), inside(y + top)) {
-                    (Some(x), Some(y)) => {
-                        let pixel = pixels[((image * SIDE + y) * SIDE + x) * 3 + c];
-                        let finished = f32::from(pixel) * scale[c] + offset[c];
-                        T::narrow(T::Wide::from_f64(f64::from(finished)))
-                    }
-                    _ => T::ZERO,
-                });
-            }
-        }
-    }
-    let (on_pixels, on_windows) = (Buffer::of(machine, &pixels)?, Buffer::of(machine, &windows)?);
-    let on_offsets = Buffer::of(machine, &offsets)?;
-    let frames = finish::Frames {
+    let num_values = windows.len() * CROP * CROP * 3;
+    let pixels: Vec<u8> = (0..num_values as u64).map(|i| key.below(i, 256) as u8).collect();
+    let (windows, offsets) = (&windows[..], &offsets[..]);
+    let mut twin = vec![T::ZERO; num_values];
+    Finish { pixels: &pixels, crop: CROP, windows, offsets, scale }.run(&mut twin);
+    let on_pixels = Buffer::of(machine, &pixels)?;
+    let on_windows = Buffer::of(machine, windows.as_flattened())?;
+    let on_offsets = Buffer::of(machine, offsets.as_flattened())?;
+    let images = finish::Finish {
         pixels: on_pixels.slice(),
-        height: SIDE,
-        width: SIDE,
+        crop: CROP,
         windows: on_windows.slice(),
         offsets: on_offsets.slice(),
+        scale,
     };
-    let ours =
-        computed(machine, twin.len(), |out| finish::finish(machine, &frames, scale, out, CROP))?;
+    let ours = computed(machine, num_values, |out| finish::finish(machine, &images, out))?;
     Ok(outcome(format!("finish {}", T::NAME), &ours, &twin, 0.0))
 }
