@@ -22,6 +22,11 @@ pub use solo::Solo;
 pub use watched::Watched;
 pub use wire::{Narrowed, Reduction, Wire};
 
+/// The payload that `x` is.
+fn num_bytes(x: &Tensor) -> usize {
+    x.numel() * x.kind().elt_size_in_bytes()
+}
+
 /// One rank's end of a group. Shapes are per rank; `size` is the number of ranks in the group.
 ///
 /// Every operation is an error once a peer has failed, instead of a wait without end. Peers may go on

@@ -18,7 +18,7 @@ use cudarc::driver::CudaEvent;
 use tch::Tensor;
 
 use super::watchdog::{Abortable, Journal, Watchdog};
-use super::{Collective, Gate, PeerFailed};
+use super::{Collective, Gate, PeerFailed, num_bytes};
 use ffi::{Buffer, Communicator, UniqueId};
 
 pub use ffi::{Lane, NcclError, Unusable, Version, usable};
@@ -247,10 +247,6 @@ impl Nccl {
     fn lend(&self, x: &Tensor, out: &Tensor) {
         self.lent.borrow_mut().extend([x.shallow_clone(), out.shallow_clone()]);
     }
-}
-
-fn num_bytes(x: &Tensor) -> usize {
-    x.numel() * x.kind().elt_size_in_bytes()
 }
 
 impl Collective for Nccl {
