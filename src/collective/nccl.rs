@@ -2,8 +2,9 @@
 //!
 //! Operations run on a stream of their own. Events order it with libtorch's: an operation starts when
 //! what was computed before it is done, and its result is there for what is computed after it, or after
-//! [`Collective::flush`] for those that begin with `begin_`. The host never waits. All calls come from the
-//! rank's own thread, and only what the watchdog needs is shared with its own.
+//! [`Collective::flush`] for those that begin with `begin_`. The host waits for none of them until
+//! `MAX_OPEN` are under way, more than a step has. All calls come from the rank's own thread, and only
+//! what the watchdog needs is shared with its own.
 
 mod ffi;
 
@@ -23,7 +24,8 @@ use ffi::{Buffer, Communicator, UniqueId};
 
 pub use ffi::{Lane, NcclError, Unusable, Version, usable};
 
-/// More operations than this under way at once, and the rank waits for the oldest.
+/// With as many operations under way, the rank waits for the oldest before it issues another: a host that
+/// is this far ahead of its GPU gains nothing by going on, and events are not made without end.
 const MAX_OPEN: usize = 256;
 
 /// Where the ranks of one group meet. Clone it into each rank's thread, then [`Rendezvous::join`].
