@@ -143,9 +143,10 @@ impl Link {
         Ok(())
     }
 
-    /// Notes the operations that have ended.
+    /// Notes the operations that have ended, also on the watchdog's thread, which has no GPU of its own.
     fn reap(&self, open: &mut Open) -> Result<()> {
         while let Some((number, event)) = open.events.front() {
+            event.context().bind_to_thread()?;
             if !event.try_is_complete()? {
                 break;
             }
@@ -248,6 +249,17 @@ impl Nccl {
 
     fn lend(&self, x: &Tensor, out: &Tensor) {
         self.lent.borrow_mut().extend([x.shallow_clone(), out.shallow_clone()]);
+    }
+}
+
+impl Drop for Nccl {
+    /// What was begun and not flushed may still use the lent memory, so libtorch's stream waits for it
+    /// before that is used again. The host goes on: a rank that fails could otherwise not say so before
+    /// its peers, which may be waiting for it elsewhere, have come.
+    fn drop(&mut self) {
+        if let Err(error) = self.arrive() {
+            tracing::debug!("{error:#}");
+        }
     }
 }
 
