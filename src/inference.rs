@@ -164,7 +164,7 @@ fn probabilities(
     views: Views,
 ) -> Result<Vec<f64>> {
     let data = &model.config.data;
-    let side = if data.crop == 0 { model.arch.input as u32 } else { data.crop as u32 };
+    let side = data.crop_side(model.arch.input as usize) as u32;
     let pad = if views == Views::Ten { data.pad as u32 } else { 0 };
     let geometry = Geometry { resize: data.resize as u32, pad, crop: side };
     let floats = load_views(path, &geometry, &colours.normalisation, views)?;

@@ -132,7 +132,7 @@ pub fn worker(
         place,
         net,
         optimizer,
-        side: if config.data.crop == 0 { arch.input as usize } else { config.data.crop },
+        side: config.data.crop_side(arch.input as usize),
         global_batch: train.batch_size,
         shares: shares.into_iter().map(|share| share.len()).collect(),
         wire,
