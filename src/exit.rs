@@ -6,11 +6,15 @@
 
 use std::{error::Error, fmt, process::ExitCode};
 
+use cudarc::driver::DriverError;
+use tch::TchError;
+
 use crate::backend::BackendError;
 use crate::collective::{nccl::NcclError, watchdog::Stuck};
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::device::DeviceError;
+use crate::kernels::cuda::CudaError;
 use crate::train::Diverged;
 
 /// The exit codes of the program, as `--help` lists them.
@@ -100,16 +104,31 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     let codes = [
         (cause.is::<ConfigError>(), Exit::Usage),
         (cause.is::<DataError>(), Exit::Data),
-        (cause.is::<DeviceError>() || cause.is::<BackendError>(), Exit::Device),
+        (
+            cause.is::<DeviceError>() || cause.is::<BackendError>() || is_from_gpu(cause),
+            Exit::Device,
+        ),
         (cause.is::<Diverged>(), Exit::Diverged),
         (cause.is::<Stuck>() || cause.is::<NcclError>(), Exit::Exchange),
     ];
     codes.into_iter().find_map(|(is_it, exit)| is_it.then_some(exit))
 }
 
+/// Whether the driver, a kernel, or libtorch on behalf of either, says that a GPU fails.
+fn is_from_gpu(cause: &(dyn Error + 'static)) -> bool {
+    // libtorch's errors are text.
+    let says_so =
+        |text: &str| ["CUDA error", "CUDA out of memory"].iter().any(|w| text.contains(w));
+    let torch = cause.downcast_ref::<TchError>();
+    cause.is::<CudaError>()
+        || cause.is::<DriverError>()
+        || torch.is_some_and(|error| matches!(error, TchError::Torch(text) if says_so(text)))
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::{Context, anyhow};
+    use cudarc::driver::sys::CUresult;
 
     use super::*;
 
@@ -133,6 +152,18 @@ mod tests {
         let config = ConfigError::BadSet { text: "x".into() };
         assert_eq!(exit_of(&config.into()), Exit::Usage);
         assert_eq!(exit_of(&anyhow!("something else")), Exit::Failure);
+    }
+
+    #[test]
+    fn a_gpu_that_is_lost_or_full_is_a_device_error_whoever_says_so() {
+        let lost = DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        let launch = CudaError::Driver { what: "a launch".into(), why: "no memory".into() };
+        let full = TchError::Torch("CUDA out of memory. Tried to allocate 2 GiB".into());
+        for error in [anyhow::Error::from(lost), launch.into(), full.into()] {
+            assert_eq!(exit_of(&error.context("forward of conv1")), Exit::Device);
+        }
+        let shapes = TchError::Torch("The size of tensor a (3) must match".into());
+        assert_eq!(exit_of(&shapes.into()), Exit::Failure);
     }
 
     #[test]

@@ -59,8 +59,7 @@ pub fn locate(config: &DataConfig) -> Result<PathBuf> {
 }
 
 impl Feed {
-    /// Opens both splits, for devices such as `device`. `input` is the architecture's input side, for
-    /// `data.crop = 0`.
+    /// Opens both splits, for devices such as `device`. `input` is the side of the architecture's input.
     ///
     /// # Errors
     /// If the images are not there, or not as expected.
@@ -68,7 +67,6 @@ impl Feed {
         let colours = Colours::find(config)?;
         let path = locate(&config.data)?;
         let data = &config.data;
-        let crop = if data.crop == 0 { input } else { data.crop };
         let (train, test) = data::open_both(&path)?;
         Ok(Self {
             train,
@@ -76,7 +74,7 @@ impl Feed {
             geometry: Geometry {
                 resize: data.resize as u32,
                 pad: data.pad as u32,
-                crop: crop as u32,
+                crop: data.crop_side(input) as u32,
             },
             colours,
             workers: num_workers(data.workers),

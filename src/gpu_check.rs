@@ -21,8 +21,10 @@ use crate::topology::{Division, Topology};
 /// Within this time any of the checks' operations ends on any device.
 const PLENTY: Duration = Duration::from_secs(120);
 
-/// How long the rank that is to be missed is waited for.
-const MISSED: Duration = Duration::from_secs(2);
+/// How long the rank that is to be missed is waited for: longer than GPUs take to connect.
+fn missed(devices: &[Device]) -> Duration {
+    Duration::from_secs(if devices[0].is_cuda() { 20 } else { 2 })
+}
 
 /// Checks the contract of the collectives, and what becomes of the ranks when one fails or hangs.
 ///
@@ -33,21 +35,21 @@ pub fn collectives(args: &GpuCheckCollectivesArgs) -> Result<()> {
     let devices = devices(args)?;
     let backend = backend::choose(args.backend, &devices)?;
     println!("{} ranks on {devices:?}, {backend:?}", devices.len());
-    let world = |limit| world(&devices, backend, limit);
+    let world = |division, limit| world(division, &devices, backend, limit);
     for (name, clause) in CLAUSES {
-        world(PLENTY)?
+        world(Division::Replicas, PLENTY)?
             .run(|place| clause(&*place.data, place.device))
             .with_context(|| format!("broken: {name}"))?;
         println!("ok  {name}");
     }
-    // In one world, so that communicators of both axes live side by side.
-    world(PLENTY)?.run(|place| {
-        CLAUSES.iter().try_for_each(|(_, clause)| clause(&*place.data, place.device))
-    })?;
-    println!("ok  all of it on one set of communicators");
-    a_failing_rank_ends_the_others(&world(PLENTY)?).context("when a rank fails")?;
+    // In hybrid mode every rank has peers on both axes.
+    world(Division::Hybrid, PLENTY)?.run(|place| both_axes(&place))?;
+    println!("ok  all of it in turns on both axes of the same ranks");
+    let failing = world(Division::Hybrid, PLENTY)?;
+    a_failing_rank_ends_the_others(&failing).context("when a rank fails")?;
     println!("ok  a failing rank ends the others, and its error is the one reported");
-    a_missing_rank_is_named(&world(MISSED)?).context("when a rank does not come")?;
+    let missing = world(Division::Hybrid, missed(&devices))?;
+    a_missing_rank_is_named(&missing).context("when a rank does not come")?;
     println!("ok  a rank that does not come ends the run, and is named");
     Ok(())
 }
@@ -62,15 +64,38 @@ fn devices(args: &GpuCheckCollectivesArgs) -> Result<Vec<Device>> {
     Ok(found.iter().copied().cycle().take(args.ranks).collect())
 }
 
-fn world(devices: &[Device], backend: Backend, collective_timeout: Duration) -> Result<World> {
+fn world(
+    division: Division,
+    devices: &[Device],
+    backend: Backend,
+    collective_timeout: Duration,
+) -> Result<World> {
     Ok(World {
-        topology: Topology::new(Division::Replicas, devices.len())?,
+        topology: Topology::new(division, devices.len())?,
         devices: devices.to_vec(),
         threads: 1,
         backend,
         collective_timeout,
         cancel: Cancel::default(),
     })
+}
+
+/// Every promise on the data axis, and on the column axis while something is under way on the other, as
+/// gradients are while activations travel.
+fn both_axes(place: &Place) -> Result<()> {
+    let (data, columns, device) = (&*place.data, &*place.columns, place.device);
+    let size = data.size() as i64;
+    let ones = Tensor::ones([size << 16], (Kind::Float, device));
+    for (name, clause) in CLAUSES {
+        clause(data, device).with_context(|| format!("broken on the data axis: {name}"))?;
+        let mut sum = Tensor::zeros([1 << 16], (Kind::Float, device));
+        data.begin_reduce_scatter(&ones, &mut sum)?;
+        clause(columns, device).with_context(|| format!("broken on the column axis: {name}"))?;
+        data.flush()?;
+        let mean = sum.mean(Kind::Double).double_value(&[]);
+        ensure!(mean == size as f64, "{name}, beside a sum of {size} ones: {mean}");
+    }
+    Ok(())
 }
 
 /// Adds up ones over all ranks and waits for the sum on the host.

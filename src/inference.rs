@@ -11,7 +11,7 @@ use crate::canonical::Shared;
 use crate::checkpoint;
 use crate::cli::{EvalArgs, PredictArgs, Views as ViewsArg};
 use crate::colours::Colours;
-use crate::config::{Config, Gpus, Mode, Override, Resume};
+use crate::config::{Config, DevicesConfig, Mode, Override, Resume};
 use crate::data::{Geometry, Views, load_views};
 use crate::feed::Feed;
 use crate::launch::{Place, World};
@@ -36,6 +36,8 @@ impl Model {
         let name = path.display().to_string();
         let none: Vec<Override> = Vec::new();
         let mut config = Config::from_toml(&name, &state.config, none)?;
+        // What it was trained on need not be here.
+        config.devices = DevicesConfig::default();
         // What the model has besides numbers, such as a mean image, lies in the checkpoint.
         config.run.resume = Resume::From(path.to_path_buf());
         Ok(Self {
@@ -130,8 +132,6 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 #[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn predict(args: &PredictArgs) -> Result<()> {
     let mut model = Model::load(&args.model)?;
-    model.config.devices.gpus = Gpus::default();
-    model.config.devices.mode = Mode::Single;
     model.config.devices.device = args.device;
     let views = views(args.views);
     let world = run::world(&model.config)?;
@@ -164,7 +164,7 @@ fn probabilities(
     views: Views,
 ) -> Result<Vec<f64>> {
     let data = &model.config.data;
-    let side = if data.crop == 0 { model.arch.input as u32 } else { data.crop as u32 };
+    let side = data.crop_side(model.arch.input as usize) as u32;
     let pad = if views == Views::Ten { data.pad as u32 } else { 0 };
     let geometry = Geometry { resize: data.resize as u32, pad, crop: side };
     let floats = load_views(path, &geometry, &colours.normalisation, views)?;

@@ -18,7 +18,7 @@ use tch::Device;
 use crate::cancel::Cancel;
 use crate::collective::Collective;
 use crate::collective::watchdog::Watchdog;
-use crate::exit::exit_of;
+use crate::exit::{Coded, Exit, exit_of};
 use crate::topology::Topology;
 use crate::torch_ext::cuda::Stay;
 use axes::Axes;
@@ -103,6 +103,18 @@ impl Running {
     fn has_failed(&self) -> bool {
         self.first_failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
+
+    /// Ends the process with the first failure's code, without destructors: they would wait for what
+    /// hangs.
+    fn end_process(&self) -> ! {
+        let first = self.first_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut code = 1;
+        if let Some(failed) = first.as_ref() {
+            tracing::error!("{failed}: {:#}", failed.source);
+            code = i32::from(exit_of(&failed.source) as u8);
+        }
+        signal_hook::low_level::exit(code)
+    }
 }
 
 impl World {
@@ -123,7 +135,7 @@ impl World {
                 .map(|rank| {
                     let (running, work, done) = (&running, &work, done.clone());
                     scope.spawn(move || {
-                        let result = self.rank(rank, running, work);
+                        let result = caught(|| self.rank(rank, running, work));
                         let value = result
                             .map_err(|source| running.fail(RankFailed { rank, num_ranks, source }));
                         // The receiver outlives the scope.
@@ -142,7 +154,7 @@ impl World {
         }
     }
 
-    /// One rank's thread: its share of the CPU, then its work, with panics made into errors.
+    /// One rank's thread: its share of the CPU, its device and its groups, then its work.
     fn rank<T: Send>(
         &self,
         rank: usize,
@@ -161,10 +173,9 @@ impl World {
             tch::set_num_threads(self.threads as i32);
             // Torch counts gradients by default, and this program computes its own.
             let _no_grad = tch::no_grad_guard();
-            let _stay = Stay::on(self.devices[rank])?;
+            let _stay = Stay::on(self.devices[rank]).map_err(|e| Coded::new(Exit::Device, e))?;
             let (place, ends) = running.axes.place(self, rank, &running.watchdog)?;
-            let value = catch_unwind(AssertUnwindSafe(|| work(place)))
-                .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_message(&*panic))))?;
+            let value = work(place)?;
             if !running.has_failed() {
                 ends.iter().try_for_each(|end| end.finish())?;
             }
@@ -200,18 +211,10 @@ impl World {
     }
 }
 
-impl Running {
-    /// Ends the process with the first failure's code, without destructors: they would wait for what
-    /// hangs.
-    fn end_process(&self) -> ! {
-        let first = self.first_failure.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut code = 1;
-        if let Some(failed) = first.as_ref() {
-            tracing::error!("{failed}: {:#}", failed.source);
-            code = i32::from(exit_of(&failed.source) as u8);
-        }
-        signal_hook::low_level::exit(code)
-    }
+/// The result of `work`, or its panic as an error: a thread that merely died would be waited for.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_message(&*panic))))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -227,7 +230,6 @@ mod tests {
     use anyhow::ensure;
 
     use super::*;
-    use crate::exit::Exit;
     use crate::topology::Division;
     use tch::{Kind, Tensor};
 
@@ -267,9 +269,18 @@ mod tests {
     }
 
     #[test]
+    fn a_rank_that_panics_before_its_work_begins_ends_the_others_too() {
+        let mut world = world(2);
+        world.devices.truncate(1);
+        let error = world.run(|place| sum_of_ranks(&place)).expect_err("rank 1 has no device");
+        let error = format!("{error:#}");
+        assert!(error.contains("rank 1 of 2: panicked: index out of bounds"), "{error}");
+    }
+
+    #[test]
     fn the_code_of_a_rank_s_error_survives_the_rank() {
         let error = world(2).run(|place| {
-            ensure!(place.rank != 1, crate::exit::Coded::new(Exit::Data, anyhow!("no image")));
+            ensure!(place.rank != 1, Coded::new(Exit::Data, anyhow!("no image")));
             sum_of_ranks(&place)
         });
         assert_eq!(exit_of(&error.expect_err("rank 1 failed")), Exit::Data);

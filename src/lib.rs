@@ -20,7 +20,7 @@ pub mod exit;
 pub mod feed;
 pub mod gpu_check;
 pub mod inference;
-pub mod input;
+pub mod intake;
 pub mod kernel_check;
 pub mod kernels;
 pub mod launch;

@@ -19,7 +19,7 @@ use crate::data::{BatchReceiver, Loader, Stages};
 use crate::device;
 use crate::exit::{Coded, Exit};
 use crate::feed::Feed;
-use crate::input::Input as WayIn;
+use crate::intake::Intake;
 use crate::launch::{Place, World};
 use crate::net::arch::{Architecture, InputForm};
 use crate::net::build::{Cut, Plan, Site};
@@ -128,10 +128,10 @@ pub fn worker(
         Cut::FullyConnected if columns > 1 => topology.shares(train.batch_size),
         _ => Vec::new(),
     };
-    let side = if config.data.crop == 0 { arch.input as usize } else { config.data.crop };
+    let side = config.data.crop_side(arch.input as usize);
     Ok(Worker {
         stopwatch: Stopwatch::on(place.device)?,
-        input: WayIn::to(place.device, kind(config.train.precision), side)?,
+        intake: Intake::to(place.device, kind(config.train.precision), side)?,
         place,
         net,
         optimizer,

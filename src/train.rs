@@ -12,7 +12,7 @@ use tch::Tensor;
 
 use crate::collective::{Collective, Reduction, Wire};
 use crate::data::{Batch, BatchReceiver};
-use crate::input::Input;
+use crate::intake::Intake;
 use crate::launch::Place;
 use crate::metrics::{Phase, PhaseTimes};
 use crate::net::loss::{self, Tally};
@@ -43,7 +43,7 @@ pub struct Worker {
     /// Its part of the update.
     pub optimizer: Optimizer,
     /// How batches come to it.
-    pub input: Input,
+    pub intake: Intake,
     /// Images in a step on all ranks together.
     pub global_batch: usize,
     /// The images of each rank, where a rank's layers need those of all (hybrid mode); else none.
@@ -87,7 +87,7 @@ impl Worker {
         self.place.at_step(step);
         self.stopwatch.start()?;
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
-        let (x, labels) = self.input.take(batch)?; // [share, H, W, 3], [share]
+        let (x, labels) = self.intake.take(batch)?; // [share, H, W, 3], [share]
         self.stopwatch.lap(Phase::Copy)?;
 
         let Place { data, columns, .. } = &self.place;
@@ -134,7 +134,7 @@ impl Worker {
             if batch.labels.is_empty() && self.shares.is_empty() {
                 continue;
             }
-            let (x, labels) = self.input.take(&batch)?;
+            let (x, labels) = self.intake.take(&batch)?;
             let (x, labels) = self.whole_share(x, labels, views)?;
             let p = loss::mean_probabilities(&self.logits(x)?, views)?;
             tally += count_readable(&p, &labels)?;
@@ -172,7 +172,7 @@ impl Worker {
     /// Looks for the layer to blame. All columns of a replica see the same loss, so all do this; slices
     /// see losses of different images, so each looks alone.
     fn diverged(&mut self, batch: &Arc<Batch>, step: u64, loss: f64) -> Result<Diverged> {
-        let (x, _) = self.input.take(batch)?;
+        let (x, _) = self.intake.take(batch)?;
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
         let (columns, shares) = (&*self.place.columns, &self.shares[..]);
         let first = batch.first as u64;

@@ -1,7 +1,9 @@
 //! One contract for every collective (`collective::contract`): what each operation leaves on each rank, for
 //! any number of ranks, any kind of element, in place or not, and when a peer fails.
 
+use std::cell::Cell;
 use std::process::Command;
+use std::rc::Rc;
 
 use alexnet_mgpu::collective::contract::{self, Clause};
 use alexnet_mgpu::collective::{Collective, Narrowed, PeerFailed, Rendezvous, Solo, Wire};
@@ -142,6 +144,72 @@ fn a_bf16_wire_rounds_what_travels_sums_in_fp32_and_halves_the_bytes() {
             });
         }
     });
+}
+
+/// Alone, and counts what is begun and not waited for.
+struct Beginnings(Rc<Cell<usize>>);
+
+impl Beginnings {
+    fn begin(&self, from: &Tensor, to: &mut Tensor) -> Result<()> {
+        self.0.set(self.0.get() + 1);
+        Ok(to.f_copy_(from)?)
+    }
+}
+
+impl Collective for Beginnings {
+    fn rank(&self) -> usize {
+        0
+    }
+    fn size(&self) -> usize {
+        1
+    }
+    fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
+        Solo.all_reduce(x)
+    }
+    fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
+        Solo.all_gather(shard, out)
+    }
+    fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        Solo.reduce_scatter(x, out)
+    }
+    fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
+        Solo.broadcast(x, root)
+    }
+    fn begin_all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.begin(shard, out)
+    }
+    fn begin_reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.begin(x, out)
+    }
+    fn begin_all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        self.begin(x, out)
+    }
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+    fn sent_bytes(&self) -> u64 {
+        0
+    }
+}
+
+const BEGINNINGS: [fn(&Narrowed, &Tensor, &mut Tensor) -> Result<()>; 3] =
+    [Narrowed::begin_all_gather, Narrowed::begin_reduce_scatter, Narrowed::begin_all_to_all];
+
+#[test]
+fn what_a_wire_does_not_narrow_is_begun_and_not_waited_for() {
+    let begun = Rc::new(Cell::new(0));
+    let group = Narrowed::new(Box::new(Beginnings(begun.clone())), Wire::at_most(Kind::BFloat16));
+    for (kind, expected) in [(Kind::BFloat16, 3), (Kind::Float, 0)] {
+        begun.set(0);
+        let x = Tensor::ones([4], (kind, Device::Cpu));
+        for begin in BEGINNINGS {
+            let mut out = Tensor::zeros_like(&x);
+            begin(&group, &x, &mut out).expect("nobody fails");
+            group.flush().expect("nobody fails");
+            assert_eq!(values(&out), [1.0; 4], "{kind:?}");
+        }
+        assert_eq!(begun.get(), expected, "{kind:?}");
+    }
 }
 
 #[test]

@@ -285,6 +285,25 @@ fn a_trained_model_is_evaluated_the_same_on_any_number_of_devices_and_names_imag
     fails(&mut desk.command(&["predict", "--model", "runs/run", "none.jpg"]), 3, &["none.jpg"]);
 }
 
+/// Rewrites the recipe in the last checkpoint as if NCCL had been insisted on, which needs GPUs.
+fn pretend_to_be_trained_over_nccl(desk: &Desk) {
+    let path = desk.run_dir().join("checkpoints/last/state.json");
+    let state = fs::read_to_string(&path).expect("saved");
+    let changed = state.replace(r#"backend = \"auto\""#, r#"backend = \"nccl\""#);
+    assert_ne!(changed, state, "the recipe names the backend");
+    fs::write(&path, changed).expect("writable");
+}
+
+#[test]
+fn a_model_is_used_on_what_is_there_and_not_on_what_it_was_trained_on() {
+    let desk = Desk::new();
+    succeeds(&mut desk.train(&[]));
+    pretend_to_be_trained_over_nccl(&desk);
+    assert_eq!(accuracy(&desk, &["--device", "cpu", "--gpus", "2"])["num_images"], 10);
+    let cpu = ["predict", "--device", "cpu", "--model", "runs/run"];
+    succeeds(desk.command(&cpu).arg(desk.image(0)));
+}
+
 #[test]
 fn slices_count_every_test_image_once_whatever_the_last_batch_leaves_them() {
     let desk = Desk::new();

@@ -69,13 +69,23 @@ fn every_mode_is_measured_and_drawn_beside_the_published_curves() {
     assert!(parsed.expect("python3 is installed").success(), "the plot is not XML");
 }
 
-#[test]
-fn a_scaling_that_there_is_not_is_refused() {
+/// What the script says when it refuses these arguments.
+#[track_caller]
+fn refusal(arguments: &[&str]) -> String {
     let output = Command::new("python3")
         .arg(script())
-        .args(["--device", "cpu", "--scaling", "weak,strnog"])
+        .args(["--device", "cpu"])
+        .args(arguments)
         .output()
         .expect("python3 is installed");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("strnog"));
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_before_anything_runs() {
+    let unknown = refusal(&["--scaling", "weak,strnog"]);
+    assert!(unknown.contains("strnog"), "{unknown}");
+    let wider = refusal(&["--precision", "bf16", "--wire", "fp32"]);
+    assert!(wider.contains("--wire fp32") && wider.contains("--precision fp32"), "{wider}");
 }

@@ -27,7 +27,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description="time one AlexNet training step under DDP")
     parser.add_argument("--arch", choices=["alexnet", "alexnet-owt"], default="alexnet")
     parser.add_argument("--batch", type=int, default=64, help="images on all devices together")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="bf16")
     parser.add_argument("--wire", choices=["computed", "fp32", "bf16"], default="computed")
     parser.add_argument("--gpus", type=int, default=2, help="devices")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on all devices together")
@@ -40,6 +40,11 @@ def parse_arguments():
     args = parser.parse_args()
     if min(args.batch, args.gpus, args.threads, args.steps, args.windows) < 1:
         parser.error("--batch, --gpus, --threads, --steps and --windows have to be at least 1")
+    if args.wire == "fp32" and args.precision == "bf16":
+        parser.error(
+            "--wire fp32 with --precision bf16 has no counterpart: alexnet-mgpu's gradients are bf16 "
+            "then, and autocast's fp32; leave --wire out, or use --precision fp32"
+        )
     if args.batch % args.gpus:
         parser.error(f"--batch {args.batch} does not divide among {args.gpus} devices")
     return args

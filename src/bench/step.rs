@@ -35,7 +35,7 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
     let times = world.run(|place| {
         let batch = Arc::new(synthetic(shares[place.replica].clone(), arch.input as usize));
         let mut worker = run::worker(&config, &arch, &world, place)?;
-        worker.input.keep_resident(&batch)?;
+        worker.intake.keep_resident(&batch)?;
         let (mut seconds, mut wire_bytes) = (Vec::with_capacity(args.steps), 0);
         for step in 0..(args.warmup + args.steps) as u64 {
             let begun = Instant::now();

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor};
 
-use super::{Collective, Gate, PeerFailed};
+use super::{Collective, Gate, PeerFailed, num_bytes};
 use crate::elements::{by_kind, bytes, bytes_mut, slice, slice_mut};
 use crate::kernels::sum::sum_into;
 
@@ -131,10 +131,6 @@ fn synchronize(device: Device) {
     }
 }
 
-fn num_bytes(num_elements: usize, kind: Kind) -> usize {
-    num_elements * kind.elt_size_in_bytes()
-}
-
 /// The kind sums are accumulated in: bf16 has too few bits to add more than two numbers well.
 fn wide(kind: Kind) -> Kind {
     if kind == Kind::BFloat16 { Kind::Float } else { kind }
@@ -168,7 +164,7 @@ impl Collective for InProcess {
 
     fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
         let len = x.numel();
-        self.count(2 * num_bytes(len, x.kind()) * (self.size - 1) / self.size);
+        self.count(2 * num_bytes(x) * (self.size - 1) / self.size);
         let flat = x.view(-1);
         let lent = self.exchange(&flat)?;
         // Peers read their own parts of `x` while this one changes: nobody reads what is written.
@@ -190,7 +186,7 @@ impl Collective for InProcess {
             self.size,
             out.numel()
         );
-        self.count(num_bytes(len, shard.kind()) * (self.size - 1));
+        self.count(num_bytes(shard) * (self.size - 1));
         let out = out.view(-1);
         for (rank, theirs) in self.exchange(&shard.view(-1))?.iter().enumerate() {
             copy(theirs, &mut narrow(&out, &(rank * len..(rank + 1) * len)))?;
@@ -206,7 +202,7 @@ impl Collective for InProcess {
             x.numel(),
             self.size
         );
-        self.count(num_bytes(len, x.kind()) * (self.size - 1));
+        self.count(num_bytes(x) * (self.size - 1) / self.size);
         let own = self.rank * len..(self.rank + 1) * len;
         let (flat, mut out) = (x.view(-1), out.view(-1));
         let lent = self.exchange(&flat)?;
@@ -223,7 +219,7 @@ impl Collective for InProcess {
             self.size,
             out.numel()
         );
-        self.count(num_bytes(len, x.kind()) * (self.size - 1));
+        self.count(num_bytes(x) * (self.size - 1) / self.size);
         let part = |rank: usize| rank * len..(rank + 1) * len;
         let out = out.view(-1);
         for (rank, theirs) in self.exchange(&x.view(-1))?.iter().enumerate() {
@@ -234,7 +230,7 @@ impl Collective for InProcess {
 
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
         if self.rank == root {
-            self.count(num_bytes(x.numel(), x.kind()) * (self.size - 1));
+            self.count(num_bytes(x) * (self.size - 1));
         }
         let lent = self.exchange(x)?;
         copy(&lent[root].view(-1), &mut x.view(-1))?;

@@ -22,6 +22,11 @@ pub use solo::Solo;
 pub use watched::Watched;
 pub use wire::{Narrowed, Reduction, Wire};
 
+/// The payload that `x` is.
+fn num_bytes(x: &Tensor) -> usize {
+    x.numel() * x.kind().elt_size_in_bytes()
+}
+
 /// One rank's end of a group. Shapes are per rank; `size` is the number of ranks in the group.
 ///
 /// Every operation is an error once a peer has failed, instead of a wait without end. Peers may go on
@@ -113,8 +118,8 @@ pub trait Collective {
         Ok(x.shallow_clone())
     }
 
-    /// Waits until everything issued so far has arrived, here and at the peers. With NCCL the host does
-    /// not wait, only what the rank computes next on its GPU.
+    /// Waits until everything issued so far has arrived, here and at the peers. With NCCL it is not the
+    /// host that waits, but what the rank computes next on its GPU.
     ///
     /// # Errors
     /// If a peer has failed.

@@ -2,8 +2,9 @@
 //!
 //! Operations run on a stream of their own. Events order it with libtorch's: an operation starts when
 //! what was computed before it is done, and its result is there for what is computed after it, or after
-//! [`Collective::flush`] for those that begin with `begin_`. The host never waits. All calls come from the
-//! rank's own thread, and only what the watchdog needs is shared with its own.
+//! [`Collective::flush`] for those that begin with `begin_`. The host waits for none of them until
+//! `MAX_OPEN` are under way, more than a step has. All calls come from the rank's own thread, and only
+//! what the watchdog needs is shared with its own.
 
 mod ffi;
 
@@ -18,12 +19,13 @@ use cudarc::driver::CudaEvent;
 use tch::Tensor;
 
 use super::watchdog::{Abortable, Journal, Watchdog};
-use super::{Collective, Gate, PeerFailed};
+use super::{Collective, Gate, PeerFailed, num_bytes};
 use ffi::{Buffer, Communicator, UniqueId};
 
-pub use ffi::{Lane, NcclError, Unusable, Version, usable};
+pub use ffi::{NcclError, Streams, Unusable, Version, usable};
 
-/// More operations than this under way at once, and the rank waits for the oldest.
+/// With as many operations under way, the rank waits for the oldest before it issues another: a host that
+/// is this far ahead of its GPU gains nothing by going on, and events are not made without end.
 const MAX_OPEN: usize = 256;
 
 /// Where the ranks of one group meet. Clone it into each rank's thread, then [`Rendezvous::join`].
@@ -51,7 +53,7 @@ impl Rendezvous {
     pub fn join(
         &self,
         position: usize,
-        lane: &Rc<Lane>,
+        streams: &Rc<Streams>,
         journal: Journal,
         watchdog: &Watchdog,
     ) -> Result<Nccl> {
@@ -66,14 +68,14 @@ impl Rendezvous {
         let number = link.journal.begin("joining the group", 0);
         self.gate.wait()?;
         let communicator = Communicator::join(self.id, position, self.size)
-            .with_context(|| format!("GPU {}: NCCL cannot connect the ranks", lane.device))?;
+            .with_context(|| format!("GPU {}: NCCL cannot connect the ranks", streams.device))?;
         link.accept(communicator)?;
         link.journal.end(number);
-        let event = || lane.torch.context().new_event(None);
+        let event = || streams.torch.context().new_event(None);
         Ok(Nccl {
             rank: position,
             size: self.size,
-            lane: Rc::clone(lane),
+            streams: Rc::clone(streams),
             computed: event()?,
             arrived: event()?,
             link,
@@ -122,8 +124,8 @@ impl Link {
         call(lock(&self.communicator).as_ref().ok_or(PeerFailed)?)
     }
 
-    /// Puts an event behind operation `number`, just issued on the lane.
-    fn mark(&self, number: u64, lane: &Lane) -> Result<()> {
+    /// Puts an event behind operation `number`, just issued.
+    fn mark(&self, number: u64, streams: &Streams) -> Result<()> {
         let mut open = lock(&self.open);
         if open.events.len() >= MAX_OPEN {
             self.reap(&mut open)?;
@@ -134,16 +136,17 @@ impl Link {
         }
         let event = match open.spare.pop() {
             Some(event) => event,
-            None => lane.travel.context().new_event(None)?,
+            None => streams.travel.context().new_event(None)?,
         };
-        event.record(&lane.travel)?;
+        event.record(&streams.travel)?;
         open.events.push_back((number, event));
         Ok(())
     }
 
-    /// Notes the operations that have ended.
+    /// Notes the operations that have ended, also on the watchdog's thread, which has no GPU of its own.
     fn reap(&self, open: &mut Open) -> Result<()> {
         while let Some((number, event)) = open.events.front() {
+            event.context().bind_to_thread()?;
             if !event.try_is_complete()? {
                 break;
             }
@@ -195,7 +198,7 @@ impl Abortable for Link {
 pub struct Nccl {
     rank: usize,
     size: usize,
-    lane: Rc<Lane>,
+    streams: Rc<Streams>,
     /// Recorded behind what has been computed.
     computed: CudaEvent,
     /// Recorded behind what has been sent.
@@ -222,22 +225,22 @@ impl Nccl {
     ) -> Result<()> {
         self.link.check()?;
         let number = self.link.journal.begin(name, bytes);
-        self.computed.record(&self.lane.torch)?;
-        self.lane.travel.wait(&self.computed)?;
+        self.computed.record(&self.streams.torch)?;
+        self.streams.travel.wait(&self.computed)?;
         self.link.call(call).with_context(|| format!("{name} of {bytes} bytes"))?;
-        self.link.mark(number, &self.lane)
+        self.link.mark(number, &self.streams)
     }
 
     /// Lets what libtorch computes from now on wait for what has been issued so far.
     fn arrive(&self) -> Result<()> {
-        self.arrived.record(&self.lane.travel)?;
-        self.lane.torch.wait(&self.arrived)?;
+        self.arrived.record(&self.streams.travel)?;
+        self.streams.torch.wait(&self.arrived)?;
         self.lent.borrow_mut().clear();
         Ok(())
     }
 
     fn buffer(&self, x: &Tensor) -> Result<Buffer> {
-        Buffer::of(x, self.lane.device)
+        Buffer::of(x, self.streams.device)
     }
 
     fn count(&self, bytes: usize) {
@@ -249,8 +252,15 @@ impl Nccl {
     }
 }
 
-fn num_bytes(x: &Tensor) -> usize {
-    x.numel() * x.kind().elt_size_in_bytes()
+impl Drop for Nccl {
+    /// What was begun and not flushed may still use the lent memory, so libtorch's stream waits for it
+    /// before that is used again. The host goes on: a rank that fails could otherwise not say so before
+    /// its peers, which may be waiting for it elsewhere, have come.
+    fn drop(&mut self) {
+        if let Err(error) = self.arrive() {
+            tracing::debug!("{error:#}");
+        }
+    }
 }
 
 impl Collective for Nccl {
@@ -265,7 +275,7 @@ impl Collective for Nccl {
     fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
         let buffer = self.buffer(x)?;
         self.count(2 * num_bytes(x) * (self.size - 1) / self.size);
-        self.issue("all-reduce", num_bytes(x), |c| c.all_reduce(buffer, &self.lane))?;
+        self.issue("all-reduce", num_bytes(x), |c| c.all_reduce(buffer, &self.streams))?;
         self.arrive()
     }
 
@@ -290,7 +300,7 @@ impl Collective for Nccl {
         let (from, to) = (self.buffer(shard)?, self.buffer(out)?);
         self.count(num_bytes(shard) * (self.size - 1));
         self.lend(shard, out);
-        self.issue("all-gather", num_bytes(shard), |c| c.all_gather(from, to, &self.lane))
+        self.issue("all-gather", num_bytes(shard), |c| c.all_gather(from, to, &self.streams))
     }
 
     fn begin_reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
@@ -299,7 +309,7 @@ impl Collective for Nccl {
         let (from, to) = (self.buffer(x)?, self.buffer(out)?);
         self.count(num_bytes(out) * (self.size - 1));
         self.lend(x, out);
-        self.issue("reduce-scatter", num_bytes(x), |c| c.reduce_scatter(from, to, &self.lane))
+        self.issue("reduce-scatter", num_bytes(x), |c| c.reduce_scatter(from, to, &self.streams))
     }
 
     fn begin_all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
@@ -310,7 +320,7 @@ impl Collective for Nccl {
         let (from, to) = (self.buffer(x)?, self.buffer(out)?);
         self.count(num_bytes(x) * (self.size - 1) / self.size);
         self.lend(x, out);
-        self.issue("all-to-all", num_bytes(x), |c| c.all_to_all(from, to, self.size, &self.lane))
+        self.issue("all-to-all", num_bytes(x), |c| c.all_to_all(from, to, self.size, &self.streams))
     }
 
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
@@ -318,7 +328,7 @@ impl Collective for Nccl {
         if self.rank == root {
             self.count(num_bytes(x) * (self.size - 1));
         }
-        self.issue("broadcast", num_bytes(x), |c| c.broadcast(buffer, root, &self.lane))?;
+        self.issue("broadcast", num_bytes(x), |c| c.broadcast(buffer, root, &self.streams))?;
         self.arrive()
     }
 

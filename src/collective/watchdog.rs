@@ -163,10 +163,18 @@ impl fmt::Display for Why {
 /// Watches all groups of a run.
 pub struct Watchdog {
     limit: Duration,
-    watched: Mutex<Vec<Watched>>,
+    state: Mutex<State>,
 }
 
-struct Watched {
+#[derive(Default)]
+struct State {
+    observed: Vec<Observed>,
+    /// All have been aborted, and whoever comes now comes too late.
+    is_over: bool,
+}
+
+/// One rank's end of one group.
+struct Observed {
     end: Arc<dyn Abortable>,
     /// The oldest open operation at the last tick, and for how long it has been that.
     number: Option<u64>,
@@ -177,20 +185,28 @@ impl Watchdog {
     /// A watchdog that lets an operation take `limit` once those before it have ended.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
-        Self { limit, watched: Mutex::default() }
+        Self { limit, state: Mutex::default() }
     }
 
-    /// Watches one more end from now on.
+    /// Watches one more end from now on. Once the others have been aborted, it is at once.
     pub fn watch(&self, end: Arc<dyn Abortable>) {
-        self.lock().push(Watched { end, number: None, age: Duration::ZERO });
+        let is_over = {
+            let mut state = self.lock();
+            state.observed.push(Observed { end: end.clone(), number: None, age: Duration::ZERO });
+            state.is_over
+        };
+        // It has begun nothing that an abort could hang on.
+        if is_over {
+            end.abort();
+        }
     }
 
     /// Looks at all ends; `elapsed` has passed since the last look. The first trouble found, if any.
     #[must_use]
     pub fn tick(&self, elapsed: Duration) -> Option<Stuck> {
-        let mut watched = self.lock();
+        let mut state = self.lock();
         let mut late = None;
-        for one in &mut *watched {
+        for one in &mut state.observed {
             let error = one.end.poll();
             let journal = one.end.journal();
             let (member, oldest) = (journal.member, journal.oldest());
@@ -206,14 +222,19 @@ impl Watchdog {
             }
         }
         let (member, operation) = late?;
-        let missing = missing(&watched, member, operation.number);
+        let missing = missing(&state.observed, member, operation.number);
         Some(Stuck { member, operation, why: Why::Late { limit: self.limit, missing } })
     }
 
-    /// Ends every wait of every rank, and returns once that is done or `patience` has passed. An abort
-    /// of NCCL has been seen to hang, so each has a thread, which a hanging one keeps.
+    /// Ends every wait of every rank, those that are yet to join included, and returns once that is done
+    /// or `patience` has passed. An abort of NCCL has been seen to hang, so each has a thread, which a
+    /// hanging one keeps.
     pub fn abort_all(&self, patience: Duration) {
-        let ends: Vec<_> = self.lock().iter().map(|one| Arc::clone(&one.end)).collect();
+        let ends: Vec<_> = {
+            let mut state = self.lock();
+            state.is_over = true;
+            state.observed.iter().map(|one| Arc::clone(&one.end)).collect()
+        };
         let (done, finished) = bounded::<()>(0);
         for end in ends {
             let done = done.clone();
@@ -230,8 +251,8 @@ impl Watchdog {
         let _ = finished.recv_timeout(patience);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Watched>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,8 +268,8 @@ fn idle(journal: &Journal) -> Operation {
 }
 
 /// The ranks of `member`'s group that have not begun operation `number`.
-fn missing(watched: &[Watched], member: Member, number: u64) -> Vec<usize> {
-    let journals = watched.iter().map(|one| one.end.journal());
+fn missing(observed: &[Observed], member: Member, number: u64) -> Vec<usize> {
+    let journals = observed.iter().map(|one| one.end.journal());
     journals
         .filter(|journal| {
             let other = journal.member;

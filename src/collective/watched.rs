@@ -8,7 +8,7 @@ use anyhow::Result;
 use tch::Tensor;
 
 use super::watchdog::{Abortable, Journal};
-use super::{Collective, InProcess, Rendezvous};
+use super::{Collective, InProcess, Rendezvous, num_bytes};
 
 /// One rank's end of a group of threads, and its journal.
 pub struct Watched {
@@ -57,10 +57,6 @@ impl Watched {
         self.end.journal.end(number);
         result
     }
-}
-
-fn num_bytes(x: &Tensor) -> usize {
-    x.numel() * x.kind().elt_size_in_bytes()
 }
 
 impl Collective for Watched {

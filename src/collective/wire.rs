@@ -1,8 +1,10 @@
 //! Values that travel in fewer bits than they are computed in.
 //!
 //! Rounding is for what averages out: gradients on their way to a sum, and activations. What ranks have
-//! to hold the same bits of (weights, counts) is left to the group itself. Sums are taken here, in the
-//! precision of the computation, whatever the kind on the wire and whoever carries it.
+//! to hold the same bits of (weights, counts) is left to the group itself. Sums of narrowed values are
+//! taken here, after their way, in the precision of the computation and whoever carries them: fp32 of
+//! bf16 in an fp32 run. Values that travel as they are computed are the group's to add: of bf16 ones
+//! threads take the sum in fp32 and round once, and NCCL rounds at every hop.
 
 use std::cell::RefCell;
 
@@ -115,8 +117,9 @@ impl Arrived {
     }
 }
 
-/// A group whose gathers, sums of parts and exchanges travel over a [`Wire`]; its other operations are
-/// the group's own.
+/// A group whose gathers, sums of parts and exchanges travel over a [`Wire`]; its other operations, and
+/// all on values that the wire does not narrow, are the group's own. What is narrowed has arrived when
+/// its operation returns, also one that begins with `begin_`.
 pub struct Narrowed {
     group: Box<dyn Collective>,
     wire: Wire,
@@ -182,6 +185,27 @@ impl Collective for Narrowed {
 
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
         self.group.broadcast(x, root)
+    }
+
+    fn begin_all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
+        match self.wire.narrows(shard.kind()) {
+            true => self.all_gather(shard, out),
+            false => self.group.begin_all_gather(shard, out),
+        }
+    }
+
+    fn begin_reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        match self.wire.narrows(x.kind()) {
+            true => self.reduce_scatter(x, out),
+            false => self.group.begin_reduce_scatter(x, out),
+        }
+    }
+
+    fn begin_all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
+        match self.wire.narrows(x.kind()) {
+            true => self.all_to_all(x, out),
+            false => self.group.begin_all_to_all(x, out),
+        }
     }
 
     fn share(&self, x: &Tensor) -> Result<Tensor> {

@@ -161,7 +161,7 @@ pub enum Wire {
     Computed,
     /// 32-bit floats.
     Fp32,
-    /// bfloat16; sums over devices are still taken in 32 bits.
+    /// bfloat16; sums over devices are still taken in the precision of the computation.
     Bf16,
 }
 

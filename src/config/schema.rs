@@ -174,6 +174,14 @@ pub struct DataConfig {
     pub generated: GeneratedConfig,
 }
 
+impl DataConfig {
+    /// The side of the crops for an architecture whose input side is `input`, in pixels.
+    #[must_use]
+    pub fn crop_side(&self, input: usize) -> usize {
+        if self.crop == 0 { input } else { self.crop }
+    }
+}
+
 impl Default for DataConfig {
     fn default() -> Self {
         Self {

@@ -38,7 +38,7 @@ struct Joining<'a> {
     rank: usize,
     step: Arc<AtomicU64>,
     /// Made by the first group that needs it.
-    lane: Option<Rc<nccl::Lane>>,
+    streams: Option<Rc<nccl::Streams>>,
     device: Device,
     watchdog: &'a Watchdog,
     ends: Vec<Arc<dyn Abortable>>,
@@ -68,8 +68,14 @@ impl Axes {
         let (replica, column) = (world.topology.replica(rank), world.topology.column(rank));
         let device = world.devices[rank];
         let step = Arc::new(AtomicU64::new(0));
-        let mut joining =
-            Joining { rank, step: Arc::clone(&step), lane: None, device, watchdog, ends: vec![] };
+        let mut joining = Joining {
+            rank,
+            step: Arc::clone(&step),
+            streams: None,
+            device,
+            watchdog,
+            ends: vec![],
+        };
         // In this order on every rank: joining waits for the others.
         let seat = |axis| world.topology.seat(axis, rank);
         let data = joining.join(&self.data, "data", seat(Axis::Data))?;
@@ -105,8 +111,8 @@ impl Joining<'_> {
                 Ok(Box::new(end))
             }
             Group::Nccl(group) => {
-                let lane = self.lane()?;
-                let end = group.join(position, &lane, journal, self.watchdog)?;
+                let streams = self.streams()?;
+                let end = group.join(position, &streams, journal, self.watchdog)?;
                 self.ends.push(end.end());
                 Ok(Box::new(end))
             }
@@ -114,14 +120,14 @@ impl Joining<'_> {
     }
 
     /// Both groups of a rank send on one stream.
-    fn lane(&mut self) -> Result<Rc<nccl::Lane>> {
+    fn streams(&mut self) -> Result<Rc<nccl::Streams>> {
         let Device::Cuda(device) = self.device else {
             bail!("NCCL connects GPUs, not CPU threads")
         };
-        let lane = match self.lane.take() {
-            Some(lane) => lane,
-            None => Rc::new(nccl::Lane::new(device)?),
+        let streams = match self.streams.take() {
+            Some(streams) => streams,
+            None => Rc::new(nccl::Streams::new(device)?),
         };
-        Ok(Rc::clone(self.lane.insert(lane)))
+        Ok(Rc::clone(self.streams.insert(streams)))
     }
 }

@@ -187,14 +187,14 @@ impl Buffer {
 ///
 /// All communicators of a rank share the second stream: NCCL's kernels wait for their peers, and two of
 /// them that start in different orders on different GPUs would wait for ever.
-pub struct Lane {
+pub struct Streams {
     pub(super) device: usize,
     pub(super) torch: Arc<CudaStream>,
     pub(super) travel: Arc<CudaStream>,
 }
 
-impl Lane {
-    /// The lane of this thread on GPU `device`, beside libtorch's current stream.
+impl Streams {
+    /// This thread's streams on GPU `device`: libtorch's current one, and a new one beside it.
     ///
     /// # Errors
     /// If the device cannot be had.
@@ -234,10 +234,11 @@ impl Communicator {
     ///
     /// # Errors
     /// NCCL's.
-    pub(super) fn all_reduce(&self, x: Buffer, lane: &Lane) -> Result<()> {
+    pub(super) fn all_reduce(&self, x: Buffer, streams: &Streams) -> Result<()> {
         let (kind, sum) = (x.addend()?, sys::ncclRedOp_t::ncclSum);
         // SAFETY: the buffer has `len` elements and outlives the operation; the communicator is live.
-        let code = unsafe { sys::ncclAllReduce(x.at, x.at, x.len, kind, sum, self.0, lane.raw()) };
+        let code =
+            unsafe { sys::ncclAllReduce(x.at, x.at, x.len, kind, sum, self.0, streams.raw()) };
         Ok(check("ncclAllReduce", code)?)
     }
 
@@ -245,10 +246,11 @@ impl Communicator {
     ///
     /// # Errors
     /// NCCL's.
-    pub(super) fn all_gather(&self, shard: Buffer, out: Buffer, lane: &Lane) -> Result<()> {
+    pub(super) fn all_gather(&self, shard: Buffer, out: Buffer, streams: &Streams) -> Result<()> {
         let (len, kind) = (shard.bytes(), sys::ncclDataType_t::ncclUint8);
         // SAFETY: as in `all_reduce`; `out` has room for `size` shards.
-        let code = unsafe { sys::ncclAllGather(shard.at, out.at, len, kind, self.0, lane.raw()) };
+        let code =
+            unsafe { sys::ncclAllGather(shard.at, out.at, len, kind, self.0, streams.raw()) };
         Ok(check("ncclAllGather", code)?)
     }
 
@@ -256,11 +258,12 @@ impl Communicator {
     ///
     /// # Errors
     /// NCCL's.
-    pub(super) fn reduce_scatter(&self, x: Buffer, out: Buffer, lane: &Lane) -> Result<()> {
+    pub(super) fn reduce_scatter(&self, x: Buffer, out: Buffer, streams: &Streams) -> Result<()> {
         let (kind, sum) = (out.addend()?, sys::ncclRedOp_t::ncclSum);
         // SAFETY: as in `all_reduce`; `x` has `size` times the elements of `out`.
-        let code =
-            unsafe { sys::ncclReduceScatter(x.at, out.at, out.len, kind, sum, self.0, lane.raw()) };
+        let code = unsafe {
+            sys::ncclReduceScatter(x.at, out.at, out.len, kind, sum, self.0, streams.raw())
+        };
         Ok(check("ncclReduceScatter", code)?)
     }
 
@@ -274,14 +277,14 @@ impl Communicator {
         x: Buffer,
         out: Buffer,
         size: usize,
-        lane: &Lane,
+        streams: &Streams,
     ) -> Result<()> {
         let (part, kind) = (x.bytes() / size, sys::ncclDataType_t::ncclUint8);
         let exchange = |peer: usize| -> Result<(), NcclError> {
             // SAFETY: as in `all_reduce`; part `peer` of `size` lies inside both buffers.
             unsafe {
                 let (from, to) = (x.at.byte_add(peer * part), out.at.byte_add(peer * part));
-                let (peer, comm, stream) = (peer as c_int, self.0, lane.raw());
+                let (peer, comm, stream) = (peer as c_int, self.0, streams.raw());
                 check("ncclSend", sys::ncclSend(from, part, kind, peer, comm, stream))?;
                 check("ncclRecv", sys::ncclRecv(to, part, kind, peer, comm, stream))
             }
@@ -298,11 +301,12 @@ impl Communicator {
     ///
     /// # Errors
     /// NCCL's.
-    pub(super) fn broadcast(&self, x: Buffer, root: usize, lane: &Lane) -> Result<()> {
+    pub(super) fn broadcast(&self, x: Buffer, root: usize, streams: &Streams) -> Result<()> {
         let (len, kind) = (x.bytes(), sys::ncclDataType_t::ncclUint8);
         // SAFETY: as in `all_reduce`.
-        let code =
-            unsafe { sys::ncclBroadcast(x.at, x.at, len, kind, root as c_int, self.0, lane.raw()) };
+        let code = unsafe {
+            sys::ncclBroadcast(x.at, x.at, len, kind, root as c_int, self.0, streams.raw())
+        };
         Ok(check("ncclBroadcast", code)?)
     }
 

@@ -126,3 +126,15 @@ fn all_ends_are_aborted_even_if_one_abort_hangs() {
     watchdog.abort_all(Duration::MAX);
     assert!(hanging.is_aborted.load(Ordering::SeqCst));
 }
+
+#[test]
+fn an_end_that_comes_after_the_others_were_aborted_is_aborted_at_once() {
+    let (watchdog, _ends) = three();
+    let early = fake(3, None);
+    watchdog.watch(early.clone());
+    assert!(!early.is_aborted.load(Ordering::SeqCst));
+    watchdog.abort_all(Duration::MAX);
+    let late = fake(4, None);
+    watchdog.watch(late.clone());
+    assert!(late.is_aborted.load(Ordering::SeqCst));
+}

@@ -16,7 +16,7 @@ use crate::kernels::finish::Finish;
 use crate::torch_ext::upload::{Part, Upload};
 
 /// The way onto one device.
-pub struct Input {
+pub struct Intake {
     device: Device,
     kind: Kind,
     /// Of the images, in pixels.
@@ -25,7 +25,7 @@ pub struct Input {
     resident: Option<(Tensor, Tensor)>,
 }
 
-impl Input {
+impl Intake {
     /// For images of `side` pixels a side that are computed with in `kind`, by this thread on `device`.
     ///
     /// # Errors
@@ -180,8 +180,8 @@ mod tests {
             (Kind::BFloat16, Pixels::Bf16(rounded)),
         ] {
             let finished = Arc::new(Batch::standalone(0, pixels, vec![1, 2]));
-            let mut input = Input::to(Device::Cpu, kind, 4).expect("needs nothing");
-            let mut take = |batch| input.take(batch).expect("two images");
+            let mut intake = Intake::to(Device::Cpu, kind, 4).expect("needs nothing");
+            let mut take = |batch| intake.take(batch).expect("two images");
             let ((x, labels), (y, _)) = (take(&unfinished), take(&finished));
             assert_eq!((x.kind(), x.size()), (kind, vec![2, 4, 4, 3]));
             assert_eq!(x, y, "{kind:?}");
@@ -192,8 +192,8 @@ mod tests {
     #[test]
     fn images_of_another_size_are_refused_with_advice() {
         let batch = Arc::new(Batch::standalone(0, Pixels::F32(vec![0.0; 75]), vec![0]));
-        let mut input = Input::to(Device::Cpu, Kind::Float, 4).expect("needs nothing");
-        let error = input.take(&batch).expect_err("five pixels a side").to_string();
+        let mut intake = Intake::to(Device::Cpu, Kind::Float, 4).expect("needs nothing");
+        let error = intake.take(&batch).expect_err("five pixels a side").to_string();
         assert!(error.contains("4 pixels a side") && error.contains("data.crop"), "{error}");
     }
 }
