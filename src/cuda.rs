@@ -1,14 +1,15 @@
 //! Where our CUDA kernels meet libtorch's tensors: which GPU and stream they run on, and whether.
 //!
-//! Kernels join the stream libtorch uses on this thread, so they are ordered with its operations, and
-//! memory that libtorch hands out again is only reused after them. Where kernels cannot be compiled,
-//! layers fall back on libtorch's operations and one warning says why.
+//! Kernels join the stream libtorch uses on this thread. They are ordered with its operations there, and
+//! memory that was allocated on that stream is handed out again only for work behind them. Where there
+//! are no kernels at all, because the driver, NVRTC or a GPU new enough is missing, layers take
+//! libtorch's operations and one warning says why; a kernel that cannot be compiled is an error.
 
 use std::sync::OnceLock;
 
 use tch::Device;
 
-use crate::kernels::cuda::gpu::{Gpu, Lane};
+use crate::kernels::cuda::gpu::Lane;
 use crate::torch_ext::cuda::current_stream;
 
 /// What runs our kernels on `device`; nothing for the CPU, whose kernels are functions, and where
@@ -31,6 +32,5 @@ pub fn engine(device: Device) -> Option<Lane> {
 }
 
 fn lane(ordinal: usize) -> anyhow::Result<Lane> {
-    let gpu = Gpu::of(ordinal)?;
-    Ok(gpu.on(current_stream(ordinal)?))
+    Ok(Lane::on(current_stream(ordinal)?)?)
 }

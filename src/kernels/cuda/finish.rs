@@ -5,11 +5,9 @@
 //! module does not know where they come from.
 
 use super::error::CudaError;
-use super::launch::{Engine, Launch, blocks};
+use super::launch::{Engine, Launch};
 use super::memory::{Slice, SliceMut, argument};
 use super::program::{CudaReal, Program, Source};
-
-const THREADS: u32 = 256;
 
 /// Frames of equal size and what is cut from them.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +46,12 @@ pub fn finish<T: CudaReal>(
     assert_eq!(out.len(), num_frames * crop * crop * 3, "finish: the output");
     let chunk = 128 / T::BITS;
     out.check_aligned(chunk as usize)?;
-    let num_threads = out.len().div_ceil(chunk as usize);
-    let constants = [THREADS, chunk, height as u32, width as u32, crop as u32];
-    on.launch(&Launch {
-        program: Program::new::<T>(Source::Finish, &constants),
-        entry: c"finish",
-        grid: [blocks(num_threads, THREADS), 1],
-        threads: THREADS,
-        arguments: &[
+    let constants = [chunk, height as u32, width as u32, crop as u32];
+    on.launch(&Launch::over(
+        out.len().div_ceil(chunk as usize),
+        Program::new::<T>(Source::Finish, &constants),
+        c"finish",
+        &[
             pixels.argument(),
             windows.argument(),
             offsets.argument(),
@@ -63,5 +59,5 @@ pub fn finish<T: CudaReal>(
             argument(&(out.len() as u64)),
             argument(&scale),
         ],
-    })
+    ))
 }
