@@ -39,6 +39,10 @@ demo: setup ## train the paper's two columns on generated images, on two devices
 test: setup ## all tests that need no GPU
 	cargo test $(CARGO_BUILD)
 
+.PHONY: test-gpu
+test-gpu: setup ## the tests that need a GPU, and two with NCCL; they fail where there are none
+	cargo test $(CARGO_BUILD) --test cuda_kernels --test collectives -- --ignored
+
 .PHONY: lint
 lint: setup ## rustfmt and clippy, warnings are errors
 	cargo fmt --all --check

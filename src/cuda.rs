@@ -1,8 +1,9 @@
 //! Where our CUDA kernels meet libtorch's tensors: which GPU and stream they run on, and whether.
 //!
-//! Kernels join the stream libtorch uses on this thread, so they are ordered with its operations, and
-//! memory that libtorch hands out again is only reused after them. Where kernels cannot be compiled,
-//! layers fall back on libtorch's operations and one warning says why.
+//! Kernels join the stream libtorch uses on this thread. They are ordered with its operations there, and
+//! memory that was allocated on that stream is handed out again only for work behind them. Where there
+//! are no kernels at all, because the driver, NVRTC or a GPU new enough is missing, layers take
+//! libtorch's operations and one warning says why; a kernel that cannot be compiled is an error.
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -63,6 +64,5 @@ impl Pinning for PinnedFor {
 }
 
 fn lane(ordinal: usize) -> anyhow::Result<Lane> {
-    let gpu = Gpu::of(ordinal)?;
-    Ok(gpu.on(current_stream(ordinal)?))
+    Ok(Lane::on(current_stream(ordinal)?)?)
 }

@@ -1,50 +1,250 @@
-//! `scripts/gpu-check`, rehearsed without a GPU: what it reports, and that a failure is one.
+//! `scripts/gpu-check` without a GPU: a rehearsal with this program on the CPU, and what it makes of a GPU,
+//! a program and a PyTorch that are shell scripts.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Runs the script's rehearsal with this program, and returns it with the report it wrote.
-fn rehearse(binary: &Path) -> (Output, String) {
-    let out = tempfile::tempdir().expect("temporary folder");
+use tempfile::TempDir;
+
+/// The script with these flags, its results in `out`.
+fn script(out: &Path, flags: &[&str]) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/gpu-check");
-    let output = Command::new(script)
-        .args(["--device", "cpu", "--binary"])
-        .arg(binary)
-        .arg("--out")
-        .arg(out.path())
-        .output()
-        .expect("python3 is there, as for scripts/get-libtorch");
-    let results = fs::read_to_string(out.path().join("results.json")).unwrap_or_default();
-    serde_json::from_str::<serde_json::Value>(&results).expect("results.json is JSON");
-    (output, fs::read_to_string(out.path().join("report.md")).expect("a report"))
+    let mut command = Command::new(script);
+    command.args(flags).arg("--out").arg(out);
+    command
+}
+
+/// Runs it, and returns it with the report it wrote.
+fn run(mut command: Command, out: &Path) -> (Output, String) {
+    let output = command.output().expect("python3 is there, as for scripts/get-libtorch");
+    let results = fs::read_to_string(out.join("results.json")).unwrap_or_default();
+    let is_json = serde_json::from_str::<serde_json::Value>(&results).is_ok();
+    assert!(is_json, "results.json: {results}\n{}", String::from_utf8_lossy(&output.stderr));
+    (output, fs::read_to_string(out.join("report.md")).expect("a report"))
+}
+
+/// The row of the report that begins with `what`.
+fn row<'a>(report: &'a str, what: &str) -> &'a str {
+    let found = report.lines().find(|line| line.starts_with(&format!("| {what} |")));
+    found.unwrap_or_else(|| panic!("no row for {what}:\n{report}"))
 }
 
 #[test]
-fn the_rehearsal_checks_layers_and_modes_and_times_steps() {
-    let (output, report) = rehearse(Path::new(env!("CARGO_BIN_EXE_alexnet-mgpu")));
+fn the_rehearsal_checks_layers_and_modes_feeds_packed_files_and_times_steps() {
+    let out = tempfile::tempdir().expect("temporary folder");
+    let flags =
+        ["--device", "cpu", "--rounds", "1", "--binary", env!("CARGO_BIN_EXE_alexnet-mgpu")];
+    let (output, report) = run(script(out.path(), &flags), out.path());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    for row in [
+    for what in [
         "kernels, layers, optimizers against the CPU",
-        "collectives",
-        "verify, 2 ranks on one device",
-        "verify, 4 ranks on one device",
+        "collectives, in-process, 2 ranks",
+        "collectives, in-process, 4 ranks",
+        "verify, alexnet-cifar, in-process, 2 ranks",
+        "verify, alexnet-cifar, in-process, 4 ranks",
     ] {
-        let line = report.lines().find(|line| line.contains(row)).expect("a row for each check");
-        assert!(line.ends_with("| pass |"), "{line}");
+        assert!(row(&report, what).ends_with("| pass |"), "{report}");
     }
     assert!(report.contains("a rehearsal without a GPU"), "nobody takes it for a GPU's");
-    assert!(report.contains("step, alexnet-cifar, batch 4, fp32 | ours "), "{report}");
+    assert!(report.contains("libtorch: its own"), "{report}");
+    assert!(row(&report, "step, alexnet-cifar, batch 4, fp32").contains("| ours "), "{report}");
+    let fed = row(&report, "fed from packed files, alexnet-cifar, batch 4, fp32");
+    assert!(fed.ends_with(" x synthetic |"), "{fed}");
+    assert!(row(&report, "collectives, nccl, 2 ranks").contains("not run: NCCL connects GPUs"));
+}
+
+/// A machine of shell scripts in a folder.
+struct Fakes(TempDir);
+
+impl Fakes {
+    fn new() -> Self {
+        let fakes = Self(tempfile::tempdir().expect("temporary folder"));
+        fakes.write("nvidia-smi", NVIDIA_SMI);
+        fs::write(fakes.path().join("used"), "100\n").expect("writable");
+        fakes
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a script of this name, in whose body `DIR` is the folder.
+    fn write(&self, name: &str, body: &str) -> PathBuf {
+        let path = self.path().join(name);
+        let body = body.replace("DIR", &self.path().display().to_string());
+        fs::write(&path, format!("#!/bin/sh\n{body}")).expect("writable");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("own file");
+        path
+    }
+
+    /// Runs the script on this machine with `program` and `python`.
+    fn run(&self, flags: &[&str], program: &str, python: &str) -> (Output, String) {
+        let program = self.write("alexnet-mgpu", &format!("{USE}{program}"));
+        let python = self.write("python", &format!("{USE}{python}"));
+        let mut command = script(self.path(), flags);
+        command.arg("--binary").arg(program).arg("--python").arg(python);
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.path().display()));
+        command.env("LD_LIBRARY_PATH", "/first");
+        run(command, self.path())
+    }
+}
+
+/// One GPU. `sampled` says that its memory has been looked at.
+const NVIDIA_SMI: &str = r#"
+case "$*" in
+    -L) echo "GPU 0: Pretender" ;;
+    *name*) echo Pretender ;;
+    *memory.used*) cat "DIR/used"; touch "DIR/sampled" ;;
+esac
+"#;
+
+/// `use MIB`: takes memory of the GPU until somebody has begun and finished looking.
+const USE: &str = r#"
+use() {
+    echo "$1" > "DIR/used"
+    for _ in 1 2; do
+        rm -f "DIR/sampled"
+        while [ ! -e "DIR/sampled" ]; do sleep 0.02; done
+    done
+    echo 100 > "DIR/used"
+}
+"#;
+
+/// A program with a wrong kernel, on a GPU that NCCL cannot share.
+const PROGRAM: &str = r#"
+case "$*" in
+    "gpu-check kernels"*)
+        echo '{"outcomes": [{}, {}, {}], "failed": [
+            {"name": "lrn", "difference": null, "limit": 1e-5},
+            {"name": "dropout", "difference": 0.5, "limit": 1e-5}]}' | tr -d '\n'
+        exit 1 ;;
+    "gpu-check collectives"*nccl*)
+        echo "NCCL 2.28.9 cannot put several ranks on one GPU; 2.30 and later can"; exit 4 ;;
+    "gpu-check collectives"*) echo "ok  sums"; echo "ok  shares" ;;
+    verify*nccl*) echo "out of memory"; exit 1 ;;
+    verify*"--gpus 0,0"*) echo "the modes agree: largest relative difference 1.5e-15, limit 1e-10" ;;
+    "gpu-check speed")
+        echo '{"copy_gb_s": 3000, "kernels": [
+            {"kernel": "finish bf16", "us": 10.0, "gb_s": 1500, "share_of_copy": 0.5},
+            {"kernel": "momentum f32", "us": 300.0, "gb_s": 2700, "share_of_copy": 0.9}]}' | tr -d '\n' ;;
+    "bench step --arch alexnet --batch 128 --precision fp32"*) use 300; echo "20.0 img/s" ;;
+    "bench step"*) echo "20.0 img/s" ;;
+esac
+"#;
+
+/// A PyTorch with too little memory for one of its ways.
+const PYTHON: &str = r#"
+case "$*" in
+    -c*) echo '["2.11.0", "DIR/torch"]' ;;
+    *torch_kernels.py*)
+        echo '{"kernels": [
+            {"kernel": "finish bf16", "variant": "torchvision v2", "us": 60.0},
+            {"kernel": "momentum f32", "variant": "fused", "problem": "RuntimeError: none here"}]}' | tr -d '\n' ;;
+    *channels-last*) echo "OutOfMemoryError: CUDA | out of memory"; exit 1 ;;
+    *"--arch alexnet --batch 128 --precision fp32"*eager*) use 600; echo "10.0 img/s" ;;
+    *torch_step.py*) echo "16.0 img/s" ;;
+esac
+"#;
+
+#[test]
+fn a_difference_that_is_no_number_is_a_failure_and_shown() {
+    let fakes = Fakes::new();
+    let (output, report) = fakes.run(&["--only", "kernels"], PROGRAM, PYTHON);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let row = row(&report, "kernels, layers, optimizers against the CPU");
+    let words = ["1 of 3 comparisons", "lrn: not a number > 1e-05", "dropout: 5.0e-01 > 1e-05"];
+    assert!(words.iter().all(|words| row.contains(words)) && row.ends_with("| FAIL |"), "{row}");
 }
 
 #[test]
-fn a_program_that_fails_its_checks_fails_the_script_and_is_in_the_report() {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    let broken = folder.path().join("broken");
-    fs::write(&broken, "#!/bin/sh\nexit 1\n").expect("writable");
-    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).expect("own file");
-    let (output, report) = rehearse(&broken);
+fn both_backends_are_checked_by_name_and_what_nccl_cannot_do_is_no_failure_of_ours() {
+    let fakes = Fakes::new();
+    let (output, report) =
+        fakes.run(&["--only", "collectives", "--only", "modes"], PROGRAM, PYTHON);
+    assert_eq!(output.status.code(), Some(1), "verify by NCCL fails");
+    assert!(row(&report, "collectives, in-process, 4 ranks").contains("2 promises kept | pass |"));
+    let shared = row(&report, "collectives, nccl, 2 ranks");
+    assert!(shared.contains("not run: NCCL 2.28.9 cannot put several ranks"), "{shared}");
+    let verified = row(&report, "verify, alexnet, in-process, 2 ranks");
+    assert!(verified.contains("largest difference 1.5e-15 | pass |"), "{verified}");
+    let failed = row(&report, "verify, alexnet, nccl, 2 ranks");
+    assert!(failed.contains("failed: out of memory | FAIL |"), "{failed}");
+}
+
+#[test]
+fn every_way_of_pytorch_stands_beside_ours_with_its_failure_if_it_has_one() {
+    let fakes = Fakes::new();
+    let flags = ["--only", "steps", "--only", "kernel-speed", "--rounds", "1"];
+    let (output, report) = fakes.run(&flags, PROGRAM, PYTHON);
+    assert!(output.status.success(), "a peer's failure is none of ours:\n{report}");
+    assert!(report.contains("GPU: 1 x Pretender; peer: torch 2.11.0; libtorch: its own"));
+    let memory = row(&report, "peak memory, alexnet, batch 128, fp32");
+    assert!(memory.contains("ours 200 MiB; eager 500 MiB"), "{memory}");
+    assert!(memory.ends_with("| 0.40 x eager |"), "{memory}");
+    let step = row(&report, "step, alexnet-owt, batch 1024, tf32");
+    let failure = "channels-last failed: OutOfMemoryError: CUDA / out of memory";
+    let words = ["ours 20 img/s", "; eager 16 img/s", failure, "; max-autotune 16 img/s"];
+    assert!(words.iter().all(|words| step.contains(words)), "{step}");
+    assert!(step.ends_with("| 1.25 x eager; 1.25 x max-autotune |"), "{step}");
+    assert_eq!(report.matches("| step, ").count(), 18, "{report}");
+    assert!(row(&report, "finish bf16").ends_with("| 6.00 x torchvision v2 |"), "{report}");
+    assert!(row(&report, "momentum f32").contains("fused failed: RuntimeError: none here"));
+}
+
+#[test]
+fn what_there_is_no_time_for_stands_in_the_report_as_not_run() {
+    let fakes = Fakes::new();
+    let (output, report) = fakes.run(&["--minutes", "0"], PROGRAM, PYTHON);
+    assert!(output.status.success(), "{report}");
+    let not_run = report.lines().filter(|line| line.contains("not run: out of time"));
+    assert!(not_run.count() > 20 && !report.contains("FAIL"), "{report}");
+}
+
+#[test]
+fn a_step_that_hangs_is_ended_at_the_deadline_with_what_it_has_started() {
+    let fakes = Fakes::new();
+    // The shell's child keeps the pipe open when the shell alone is killed.
+    let hangs = r#"case "$*" in bench*) sleep 1000; echo "20.0 img/s" ;; esac"#;
+    let (output, report) = fakes.run(&["--minutes", "0.2", "--only", "steps"], hangs, PYTHON);
+    assert!(output.status.success(), "{report}");
+    let step = row(&report, "step, alexnet, batch 128, fp32");
+    assert!(step.contains("ours not run: out of time (stopped after"), "{step}");
+}
+
+#[test]
+fn a_check_that_does_not_end_and_a_program_without_results_are_failures() {
+    let fakes = Fakes::new();
+    let broken = r#"case "$*" in --version) ;; verify*) sleep 1000 ;; *) exit 1 ;; esac"#;
+    let flags = ["--minutes", "0.2", "--only", "kernels", "--only", "modes"];
+    let (output, report) = fakes.run(&flags, broken, PYTHON);
     assert_eq!(output.status.code(), Some(1));
-    assert!(report.lines().filter(|line| line.ends_with("| FAIL |")).count() >= 3, "{report}");
+    for what in
+        ["kernels, layers, optimizers against the CPU", "verify, alexnet, in-process, 2 ranks"]
+    {
+        assert!(row(&report, what).ends_with("| FAIL |"), "{report}");
+    }
+}
+
+#[test]
+fn libtorch_is_lent_behind_the_callers_paths_and_only_to_a_program_without_its_own() {
+    let fakes = Fakes::new();
+    let nccl = fakes.path().join("nvidia/nccl/lib");
+    fs::create_dir_all(&nccl).expect("writable");
+    fs::write(nccl.join("libnccl.so.2"), "").expect("writable");
+    let own = r#"[ "$LD_LIBRARY_PATH" = /first ] && echo '{"outcomes": [{}], "failed": []}'"#;
+    let (output, report) = fakes.run(&["--only", "kernels"], own, PYTHON);
+    assert!(output.status.success() && report.contains("libtorch: its own"), "{report}");
+
+    let borrows = r#"
+        case "$LD_LIBRARY_PATH" in
+            /first:DIR/torch/lib:*:DIR/nvidia/nccl/lib) ;;
+            *) echo "libtorch_cpu.so: cannot open" >&2; exit 127 ;;
+        esac
+        links="${LD_LIBRARY_PATH#*torch/lib:}"
+        [ -e "${links%%:*}/libnccl.so" ] && echo '{"outcomes": [{}], "failed": []}'"#;
+    let (output, report) = fakes.run(&["--only", "kernels"], borrows, PYTHON);
+    assert!(output.status.success() && report.contains("libtorch: torch 2.11.0's"), "{report}");
 }

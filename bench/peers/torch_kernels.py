@@ -1,7 +1,8 @@
 """Times what our CUDA kernels do, in PyTorch's operations: the peer of `alexnet-mgpu gpu-check speed`.
 
-The same shapes and names. Eager, the maps in bf16 also under torch.compile; the optimizer as foreach and as fused.
-Backward passes are timed alone, on a graph that is kept. Prints one line of JSON.
+The same shapes and names. Eager, the maps in bf16 also under torch.compile; the optimizer as foreach and as fused;
+the finish of pixels by torchvision. Backward passes are timed alone, on a graph that is kept. Prints one line of
+JSON; a row that could not be measured says why.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import torch.nn.functional as F
 # Compiled backward passes may otherwise use up the graph that is kept for the next call.
 torch._functorch.config.donated_buffer = False
 
-ITERATIONS = 200
+# Each piece of work is repeated for about this long, but not oftener than ours.
+SECONDS = 0.25
+MOST_ITERATIONS = 200
 
 # The paper's parameters.
 SHAPES = [
@@ -23,10 +26,8 @@ SHAPES = [
 ]  # fmt: skip
 
 
-def time_us(work, iterations):
+def mean_us(work, iterations):
     """Mean microseconds of one call, by the device's own clock."""
-    for _ in range(max(1, iterations // 4)):
-        work()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(iterations):
@@ -34,6 +35,14 @@ def time_us(work, iterations):
     end.record()
     end.synchronize()
     return begin.elapsed_time(end) * 1e3 / iterations
+
+
+def time_us(work):
+    """The same, warm: a few calls compile and search, a few say how many to time."""
+    for _ in range(3):
+        work()
+    iterations = int(SECONDS * 1e6 / mean_us(work, 3))
+    return mean_us(work, min(max(iterations, 5), MOST_ITERATIONS))
 
 
 def relu_lrn_pool(x):
@@ -46,91 +55,117 @@ def relu_pool(x):
 
 
 def compiled(function):
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, mode="max-autotune-no-cudagraphs", dynamic=False)
 
 
-def both_passes(name, function, x, *arguments):
-    """Yields (name, forward) and (name, backward) of a function of x."""
-    x = x.detach().requires_grad_()
-    y = function(x, *arguments)
-    dy = torch.ones_like(y)
-    yield f"{name} forward", lambda: function(x, *arguments)
-    yield f"{name} backward", lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
+# What follows are pairs of names and of a function that makes as many pieces of work, on the device only then.
+
+
+def both_passes(name, function, size, dtype):
+    """The forward and the backward pass of a function of maps, channels last."""
+
+    def make():
+        x = torch.randn(size, device="cuda", dtype=dtype)
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        y = function(x)
+        dy = torch.ones_like(y)
+        return [lambda: function(x), lambda: torch.autograd.grad(y, x, dy, retain_graph=True)]
+
+    return [f"{name} forward", f"{name} backward"], make
 
 
 def maps(batch, dtype, element, prepare=lambda function: function):
-    """The layers of feature maps, channels last."""
+    """The layers of feature maps."""
     layers = [
         ("relu1+norm1+pool1", relu_lrn_pool, 55, 96),
         ("relu2+norm2+pool2", relu_lrn_pool, 27, 256),
         ("relu5+pool5", relu_pool, 13, 256),
     ]
     for name, function, side, channels in layers:
-        x = torch.randn(batch, channels, side, side, device="cuda", dtype=dtype)
-        x = x.contiguous(memory_format=torch.channels_last)
-        yield from both_passes(f"{name} {element}", prepare(function), x)
+        size = (batch, channels, side, side)
+        yield both_passes(f"{name} {element}", prepare(function), size, dtype)
 
 
-def vectors(batch, dtype, element):
-    """Dropout, and cross-entropy with its gradient."""
-    x = torch.randn(batch, 4096, device="cuda", dtype=dtype)
-    yield f"dropout6 {element}", lambda: F.dropout(x, 0.5)
-    logits = torch.randn(batch, 1000, device="cuda", dtype=dtype, requires_grad=True)
-    labels = torch.randint(0, 1000, (batch,), device="cuda")
+def dropout(batch, dtype, element):
+    def make():
+        x = torch.randn(batch, 4096, device="cuda", dtype=dtype)
+        return [lambda: F.dropout(x, 0.5)]
 
-    def cross_entropy():
-        return torch.autograd.grad(F.cross_entropy(logits, labels), logits)
+    return [f"dropout6 {element}"], make
 
-    yield f"cross-entropy {element}", cross_entropy
+
+def cross_entropy(batch, dtype, element):
+    """With its gradient."""
+
+    def make():
+        logits = torch.randn(batch, 1000, device="cuda", dtype=dtype, requires_grad=True)
+        labels = torch.randint(0, 1000, (batch,), device="cuda")
+        return [lambda: torch.autograd.grad(F.cross_entropy(logits, labels), logits)]
+
+    return [f"cross-entropy {element}"], make
 
 
 def finish(batch, dtype, element):
-    """Crop, flip, cast and normalise of bytes on the device, by torchvision."""
-    try:
+    """Crop, flip, cast and normalise of bytes on the device; one crop and one flip for the whole batch."""
+
+    def make():
         from torchvision.transforms import v2
-    except ImportError:
-        return
-    pixels = torch.randint(0, 256, (batch, 3, 256, 256), device="cuda", dtype=torch.uint8)
-    steps = v2.Compose([
-        v2.RandomCrop(227), v2.RandomHorizontalFlip(), v2.ToDtype(dtype),
-        v2.Normalize([124.0, 116.0, 104.0], [58.0, 57.0, 57.0]),
-    ])  # fmt: skip
-    yield f"finish {element}", lambda: steps(pixels)
+
+        pixels = torch.randint(0, 256, (batch, 3, 256, 256), device="cuda", dtype=torch.uint8)
+        steps = v2.Compose([
+            v2.RandomCrop(227), v2.RandomHorizontalFlip(), v2.ToDtype(dtype),
+            v2.Normalize([124.0, 116.0, 104.0], [58.0, 57.0, 57.0]),
+        ])  # fmt: skip
+        return [lambda: steps(pixels)]
+
+    return [f"finish {element}"], make
 
 
 def momentum(element, variant):
     """SGD with momentum and weight decay over the paper's parameters in fp32."""
-    weights = [torch.randn(shape, device="cuda", requires_grad=True) for shape in SHAPES]
-    for weight in weights:
-        weight.grad = torch.randn_like(weight)
-    how = {"fused": True} if variant == "fused" else {"foreach": True}
-    optimizer = torch.optim.SGD(weights, lr=1e-6, momentum=0.9, weight_decay=5e-4, **how)
-    yield f"momentum {element}", optimizer.step
+
+    def make():
+        weights = [torch.randn(shape, device="cuda", requires_grad=True) for shape in SHAPES]
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer = torch.optim.SGD(
+            weights, lr=1e-6, momentum=0.9, weight_decay=5e-4, **{variant: True}
+        )
+        return [optimizer.step]
+
+    return [f"momentum {element}"], make
 
 
 def parts(batch):
-    """Every (variant, name, work)."""
+    """Every (variant, names, function that makes their work)."""
     for element, dtype in [("bf16", torch.bfloat16), ("f32", torch.float32)]:
-        for part in [maps, vectors, finish]:
-            for name, work in part(batch, dtype, element):
-                yield "eager", name, work
-    # Compiling takes long: only what a compiler can fuse, in the precision that is used.
-    for name, work in maps(batch, torch.bfloat16, "bf16", compiled):
-        yield "compile", name, work
+        for names, make in maps(batch, dtype, element):
+            yield "eager", names, make
+        yield "eager", *dropout(batch, dtype, element)
+        yield "eager", *cross_entropy(batch, dtype, element)
+        yield "torchvision v2", *finish(batch, dtype, element)
     for variant in ["foreach", "fused"]:
-        for name, work in momentum("f32", variant):
-            yield variant, name, work
+        yield variant, *momentum("f32", variant)
+    # Compiling takes long: only what a compiler can fuse, in the precision that is used.
+    for names, make in maps(batch, torch.bfloat16, "bf16", compiled):
+        yield "compile", names, make
+
+
+def measured(variant, names, make):
+    """A row for each name: the time, or what went wrong."""
+    try:
+        times = [{"us": time_us(work)} for work in make()]
+    except Exception as error:  # Whatever it is, the other rows are still of use.
+        said = str(error).strip().splitlines() or [""]
+        times = [{"problem": f"{type(error).__name__}: {said[0]}"}] * len(names)
+    return [{"kernel": name, "variant": variant, **time} for name, time in zip(names, times)]
 
 
 def main():
     parser = argparse.ArgumentParser(description="time our kernels' work in PyTorch")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--iterations", type=int, default=ITERATIONS)
     args = parser.parse_args()
-    rows = [
-        {"kernel": name, "variant": variant, "us": time_us(work, args.iterations)}
-        for variant, name, work in parts(args.batch)
-    ]
+    rows = [row for part in parts(args.batch) for row in measured(*part)]
     print(json.dumps({"torch": torch.__version__, "batch": args.batch, "kernels": rows}))
 
 

@@ -64,7 +64,7 @@ fn copy_gb_s(lane: Lane) -> Result<f64, CudaError> {
     const BYTES: usize = 1 << 29;
     let from = Buffer::<u8>::zeros(&lane, BYTES)?;
     let mut to = Buffer::<u8>::zeros(&lane, BYTES)?;
-    let us = lane.time_us(WARM_UP, ITERATIONS, || lane.copy(from.slice(), &to.slice_mut()))?;
+    let us = lane.time_us(WARM_UP, ITERATIONS, || lane.copy(from.slice(), &mut to.slice_mut()))?;
     Ok(2.0 * BYTES as f64 / us / 1e3)
 }
 

@@ -35,6 +35,16 @@ impl Lrn {
     /// The constants of the paper.
     pub const PAPER: Self = Self { size: 5, alpha: 1e-4, beta: 0.75, k: 2.0 };
 
+    /// Whether beta is the paper's 3/4, which roots give without a general power.
+    pub(super) fn has_three_quarters(&self) -> bool {
+        self.beta == 0.75
+    }
+
+    /// Refuses a window without a middle.
+    pub(super) fn check_size(&self) {
+        assert!(self.size % 2 == 1, "lrn: the window of {} channels has no middle", self.size);
+    }
+
     /// Normalises `x` into `y`, both [pixels, channels], within each of `groups` equal groups.
     ///
     /// # Panics
@@ -76,7 +86,7 @@ impl Lrn {
 
     /// Refuses arrays that are not equally many whole pixels, and groups that do not divide them.
     pub(super) fn check(&self, lengths: &[usize], channels: usize, groups: usize) {
-        assert!(self.size % 2 == 1, "lrn: the window of {} channels has no middle", self.size);
+        self.check_size();
         assert!(
             lengths.iter().all(|len| *len == lengths[0]),
             "lrn: inputs, outputs and gradients must be equally long, not {lengths:?}"

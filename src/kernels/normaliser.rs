@@ -87,6 +87,8 @@ pub(super) struct Normaliser<W> {
     group_channels: usize,
     alpha: W,
     beta: W,
+    /// The paper's exponent gets loops of its own, which have no call.
+    three_quarters: bool,
     k: W,
     /// 2 alpha beta.
     cross: W,
@@ -99,7 +101,7 @@ pub(super) struct Normaliser<W> {
 
 impl<W: Wide> Normaliser<W> {
     pub(super) fn new(lrn: &Lrn, group_channels: usize) -> Self {
-        assert!(lrn.size % 2 == 1, "lrn: the window of {} channels has no middle", lrn.size);
+        lrn.check_size();
         let reach = lrn.size / 2;
         let pitch = group_channels + reach;
         let length = (TILE / pitch).max(1) * pitch;
@@ -109,6 +111,7 @@ impl<W: Wide> Normaliser<W> {
             group_channels,
             alpha: W::from_f64(lrn.alpha),
             beta: W::from_f64(lrn.beta),
+            three_quarters: lrn.has_three_quarters(),
             k: W::from_f64(lrn.k),
             cross: W::from_f64(2.0 * lrn.alpha * lrn.beta),
             activations: vec![W::ZERO; length],
@@ -129,8 +132,7 @@ impl<W: Wide> Normaliser<W> {
         let tile = self.tile();
         for (x, y) in x.chunks(tile).zip(y.chunks_mut(tile)) {
             let length = self.square::<T, A>(x);
-            // The paper's exponent gets a loop of its own, which has no call.
-            if self.beta == W::from_f64(0.75) {
+            if self.three_quarters {
                 self.scale(length, &ThreeQuarters);
             } else {
                 self.scale(length, &General(self.beta));
@@ -151,7 +153,7 @@ impl<W: Wide> Normaliser<W> {
         for ((x, dy), dx) in x.chunks(tile).zip(dy.chunks(tile)).zip(dx.chunks_mut(tile)) {
             let length = self.square::<T, A>(x);
             spread(dy, &mut self.gradients, self.group_channels, self.reach, |dy| dy.widen());
-            if self.beta == W::from_f64(0.75) {
+            if self.three_quarters {
                 self.differentiate(length, &ThreeQuarters);
             } else {
                 self.differentiate(length, &General(self.beta));

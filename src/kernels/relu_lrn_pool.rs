@@ -28,7 +28,8 @@ impl ReluLrnPool {
     /// windows, `argmax`, both of the shape that [`MaxPool::output`] says.
     ///
     /// # Panics
-    /// If a length does not match its shape, or the groups do not divide the channels.
+    /// If a length does not match its shape, the groups do not divide the channels, or the
+    /// normalisation's window has no middle.
     pub fn forward<T: Real>(&self, a: &[T], y: &mut [T], argmax: &mut [u8], map: Map) {
         let output = self.check(map, a.len(), [y.len(), argmax.len()]);
         let scratch = || Scratch::new(self, map, self.pool.window, map.channels);
@@ -69,6 +70,9 @@ impl ReluLrnPool {
             map.channels,
             self.groups
         );
+        if let Some(lrn) = &self.lrn {
+            lrn.check_size();
+        }
         self.pool.check(map, num_inputs, num_outputs)
     }
 }

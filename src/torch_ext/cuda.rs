@@ -11,6 +11,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use cudarc::driver::{CudaContext, CudaStream};
 use tch::Device;
 
+use crate::kernels::cuda::gpu::Stream;
+
 /// The shim's opaque guard.
 type Guard = *mut c_void;
 
@@ -80,8 +82,8 @@ fn index(device: usize) -> Result<i32> {
 
 /// A thread's stay on a device; the thread's former device is back when it ends.
 ///
-/// A stream of the thread's own lets ranks that share a GPU wait for each other, which on the common
-/// default stream would block both.
+/// Streams other than the common default one let ranks that share a GPU wait for each other, which on
+/// one stream would block both.
 #[must_use]
 pub struct Stay {
     /// Nothing on the CPU.
@@ -91,8 +93,9 @@ pub struct Stay {
 }
 
 impl Stay {
-    /// Makes `device` this thread's current device, with a current stream that no other thread uses.
-    /// On the CPU there is nothing to do.
+    /// Makes `device` this thread's current device, with the next stream of libtorch's pool as its current
+    /// one. The pool has 32 for each GPU and goes round: more stays than that share streams. On the CPU
+    /// there is nothing to do.
     ///
     /// # Errors
     /// If libtorch's CUDA half is not loaded, or has no such device.
@@ -127,16 +130,18 @@ impl Drop for Stay {
     }
 }
 
-/// This thread's current stream on GPU `device`, a `cudaStream_t`; libtorch keeps it alive.
+/// This thread's current stream on GPU `device`.
 ///
 /// # Errors
 /// If libtorch's CUDA half is not loaded, or has no such device.
-pub fn current_stream(device: usize) -> Result<*mut c_void> {
+pub fn current_stream(device: usize) -> Result<Stream> {
     let mut stream = std::ptr::null_mut();
     // SAFETY: the result outlives the call.
     let code = unsafe { (Shim::get()?.current_stream)(index(device)?, &raw mut stream) };
     check("find the current stream", device, code)?;
-    Ok(stream)
+    // SAFETY: the shim returned the `cudaStream_t` of a stream of the device's primary context that
+    // libtorch has made and never destroys; or null, the default stream.
+    Ok(unsafe { Stream::from_raw(device, stream) })
 }
 
 /// [`current_stream`] as cudarc knows streams. Whoever orders other streams with it does so by events.
@@ -149,7 +154,7 @@ pub fn borrowed_stream(device: usize) -> Result<Arc<CudaStream>> {
     let context = CudaContext::new(device).with_context(|| format!("GPU {device}"))?;
     // SAFETY: libtorch's streams belong to the device's primary context, as `context` is, and live as
     // long as the process.
-    Ok(unsafe { context.wrap_borrowed_stream(stream.cast()) })
+    Ok(unsafe { context.wrap_borrowed_stream(stream.as_raw().cast()) })
 }
 
 #[cfg(test)]

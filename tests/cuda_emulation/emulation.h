@@ -1,7 +1,8 @@
 // Enough of CUDA to run a kernel's text on the CPU, one thread after another.
 //
 // Threads of a block are contexts that hand over at each barrier, so that all reach it before any goes on. What this
-// cannot show: races between barriers, speed, and what the GPU's approximate instructions round differently.
+// cannot show: races between barriers, speed, and what the GPU's approximate instructions round differently. The
+// compiler's checks of alignment and bounds stand for the errors a GPU would raise.
 #pragma once
 
 #include <math.h>

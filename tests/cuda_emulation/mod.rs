@@ -90,6 +90,9 @@ fn compile(program: &Program, entries: &[&CStr], library: &Path) {
         "-O1",
         "-ffp-contract=off",
         "-fno-strict-aliasing",
+        // A misaligned vector or an index outside its array ends the process with the line of the kernel.
+        "-fsanitize=alignment,bounds-strict",
+        "-fno-sanitize-recover=all",
         "-shared",
         "-fPIC",
         "-w",
@@ -134,7 +137,7 @@ impl Engine for Emulator {
         let [across, down] = launch.grid();
         // SAFETY: the kernels' host code passes the parameters that their sources declare, and
         // slices of this machine's memory as long as they use.
-        unsafe { kernel(across, down, launch.threads(), values.as_mut_ptr()) };
+        unsafe { kernel(across, down, launch.program().threads(), values.as_mut_ptr()) };
         Ok(())
     }
 }

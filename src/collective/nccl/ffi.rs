@@ -16,7 +16,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::torch_ext::cuda;
 
-/// The oldest release whose interface cudarc describes; libtorch 2.11 brings 2.28.9.
+/// The oldest release cudarc knows. The latest of what is called here, `ncclCommFinalize`, came with 2.14;
+/// libtorch 2.11 brings 2.28.9.
 const NEEDED: Version = Version::new(2, 18, 0);
 /// The first to let several ranks share a GPU.
 const SHARES_GPUS: Version = Version::new(2, 30, 0);

@@ -56,6 +56,7 @@ pub fn available() -> Result<(), CudaError> {
 /// Opens the library NVRTC will look for, which it would not look for in this program's folders.
 fn open_builtins() -> bool {
     let Ok((major, minor)) = version() else { return false };
+    tracing::debug!("kernels are compiled by NVRTC {major}.{minor}");
     let Ok(name) = CString::new(format!("libnvrtc-builtins.so.{major}.{minor}")) else {
         return false;
     };

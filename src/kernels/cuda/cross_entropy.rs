@@ -9,8 +9,6 @@ use super::memory::{Slice, SliceMut, argument};
 use super::program::{CudaReal, Program, Source};
 use crate::kernels::real::{Real, Wide};
 
-const THREADS: u32 = 256;
-
 /// The cross-entropy of each row of `logits`, [rows, classes], against `labels`, and the gradient of
 /// their sum, all times `scale`. A label that is no class has the loss NaN.
 ///
@@ -38,12 +36,11 @@ pub fn cross_entropy<T: CudaReal>(
         "cross-entropy: {} logits are not {rows} rows",
         logits.len()
     );
-    on.launch(&Launch {
-        program: Program::new::<T>(Source::CrossEntropy, &[THREADS]),
-        entry: c"cross_entropy",
-        grid: [rows as u32, 1],
-        threads: THREADS,
-        arguments: &[
+    on.launch(&Launch::of_blocks(
+        [rows as u32, 1],
+        Program::new::<T>(Source::CrossEntropy, &[]),
+        c"cross_entropy",
+        &[
             logits.argument(),
             labels.argument(),
             dlogits.argument(),
@@ -51,5 +48,5 @@ pub fn cross_entropy<T: CudaReal>(
             argument(&((logits.len() / rows) as u32)),
             argument(&<T as Real>::Wide::from_f64(scale)),
         ],
-    })
+    ))
 }

@@ -3,14 +3,12 @@
 use std::ops::Range;
 
 use super::error::CudaError;
-use super::launch::{Engine, Launch, blocks};
+use super::launch::{Engine, Launch};
 use super::memory::{Slice, SliceMut, argument};
 use super::program::{CudaReal, Program, Source};
 use crate::kernels::dropout::Dropout;
 use crate::kernels::real::{Real, Wide};
 use crate::random::Key;
-
-const THREADS: u32 = 256;
 
 /// As [`Dropout::apply`], where the key of row `r` is `layer` with `first_row + r`.
 ///
@@ -32,12 +30,11 @@ pub fn apply<T: CudaReal>(
     x.check_aligned(chunk as usize)?;
     y.check_aligned(chunk as usize)?;
     let num_chunks = x.len() / chunk as usize;
-    on.launch(&Launch {
-        program: Program::new::<T>(Source::Dropout, &[THREADS, chunk]),
-        entry: c"apply",
-        grid: [blocks(num_chunks, THREADS), 1],
-        threads: THREADS,
-        arguments: &[
+    on.launch(&Launch::over(
+        num_chunks,
+        Program::new::<T>(Source::Dropout, &[chunk]),
+        c"apply",
+        &[
             x.argument(),
             y.argument(),
             argument(&(num_chunks as u32)),
@@ -48,5 +45,5 @@ pub fn apply<T: CudaReal>(
             argument(&dropout.threshold()),
             argument(&<T as Real>::Wide::from_f64(dropout.scale)),
         ],
-    })
+    ))
 }

@@ -29,7 +29,7 @@ pub enum CudaError {
         /// The driver's own words.
         why: String,
     },
-    /// An array does not begin where vectors of 16 bytes can be read.
+    /// An array does not begin where its vectors can be read.
     #[error(
         "an array for a kernel begins at {address:#x}, which is no multiple of {multiple} bytes"
     )]
@@ -38,5 +38,16 @@ pub enum CudaError {
         address: u64,
         /// Where it would have to.
         multiple: u64,
+    },
+    /// A run of parameters does not begin where a vector does.
+    #[error(
+        "a run of parameters begins at element {element} of an array, which is no multiple of \
+         {multiple}; give parameters aligned places in the arena"
+    )]
+    MisalignedRun {
+        /// Its first element, in one of the arrays.
+        element: usize,
+        /// The elements of a vector.
+        multiple: usize,
     },
 }

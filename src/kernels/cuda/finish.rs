@@ -5,11 +5,9 @@
 //! from.
 
 use super::error::CudaError;
-use super::launch::{Engine, Launch, blocks};
+use super::launch::{Engine, Launch};
 use super::memory::{Slice, SliceMut, argument};
 use super::program::{CudaReal, Program, Source};
-
-const THREADS: u32 = 256;
 
 /// Images as bytes and what is to become of them, as in
 /// [`Finish`](crate::kernels::finish::Finish).
@@ -47,14 +45,12 @@ pub fn finish<T: CudaReal>(
     assert_eq!(out.len(), pixels.len(), "finish: the output");
     let chunk = 128 / T::BITS;
     out.check_aligned(chunk as usize)?;
-    let num_threads = out.len().div_ceil(chunk as usize);
-    let constants = [THREADS, chunk, crop as u32];
-    on.launch(&Launch {
-        program: Program::new::<T>(Source::Finish, &constants),
-        entry: c"finish",
-        grid: [blocks(num_threads, THREADS), 1],
-        threads: THREADS,
-        arguments: &[
+    let constants = [chunk, crop as u32];
+    on.launch(&Launch::over(
+        out.len().div_ceil(chunk as usize),
+        Program::new::<T>(Source::Finish, &constants),
+        c"finish",
+        &[
             pixels.argument(),
             windows.argument(),
             offsets.argument(),
@@ -62,5 +58,5 @@ pub fn finish<T: CudaReal>(
             argument(&(out.len() as u64)),
             argument(&scale),
         ],
-    })
+    ))
 }

@@ -1,4 +1,4 @@
-//! A GPU as an engine for kernels. FFI: the only file that calls the CUDA driver.
+//! A GPU as an engine for kernels. FFI: the only file that loads kernels and launches them.
 //!
 //! Contexts are the driver's primary ones, which libtorch uses too. Programs are compiled and loaded
 //! when they are first launched, once per GPU. The stream is whatever the caller says; nothing here
@@ -6,7 +6,9 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, c_void};
+use std::fmt::Display;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
@@ -26,23 +28,53 @@ pub struct Gpu {
     context: Context,
     capability: Capability,
     cache: Cache,
-    kernels: Mutex<HashMap<(Program, &'static CStr), Kernel>>,
+    modules: Mutex<HashMap<Program, Module>>,
 }
 
 /// A primary context, which is never released.
 #[derive(Clone, Copy, PartialEq)]
 struct Context(sys::CUcontext);
 
-/// A function of a module that is never unloaded.
+/// A program that is loaded, for good, and those of its kernels that have been asked for.
+struct Module {
+    handle: sys::CUmodule,
+    kernels: Vec<(&'static CStr, Kernel)>,
+}
+
+/// A function of a module.
 #[derive(Clone, Copy)]
 struct Kernel(sys::CUfunction);
 
-// SAFETY: contexts and functions are handles that the driver lets any thread use.
+// SAFETY: contexts, modules and functions are handles that the driver lets any thread use.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
 // SAFETY: as above.
-unsafe impl Send for Kernel {}
+unsafe impl Send for Module {}
+
+/// A stream of one GPU. Whoever makes one vouches for it, so that it can be used without care.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    ordinal: usize,
+    handle: sys::CUstream,
+}
+
+impl Stream {
+    /// A stream of GPU `ordinal` by the runtime's handle; null is the default stream.
+    ///
+    /// # Safety
+    /// It has to be a stream of that GPU's primary context, and to live as long as the process.
+    #[must_use]
+    pub unsafe fn from_raw(ordinal: usize, handle: *mut c_void) -> Self {
+        Self { ordinal, handle: handle.cast() }
+    }
+
+    /// The runtime's handle.
+    #[must_use]
+    pub fn as_raw(self) -> *mut c_void {
+        self.handle.cast()
+    }
+}
 
 /// Whether kernels can be compiled and run in this process, as an error if not.
 ///
@@ -59,11 +91,12 @@ pub fn available() -> Result<(), CudaError> {
     }
 }
 
+/// The result of the driver's call `what`, whose name is only written out if it failed.
 pub(super) fn driver<T>(
-    what: &str,
+    what: impl Display,
     result: Result<T, result::DriverError>,
 ) -> Result<T, CudaError> {
-    result.map_err(|error| CudaError::Driver { what: what.to_owned(), why: describe(error) })
+    result.map_err(|error| CudaError::Driver { what: what.to_string(), why: describe(error) })
 }
 
 fn describe(error: result::DriverError) -> String {
@@ -119,14 +152,8 @@ impl Gpu {
             context: Context(context),
             capability,
             cache: Cache::of_user(),
-            kernels: Mutex::new(HashMap::new()),
+            modules: Mutex::new(HashMap::new()),
         })
-    }
-
-    /// This GPU's stream of the runtime's handle `stream`; null is the default stream.
-    #[must_use]
-    pub fn on(&'static self, stream: *mut c_void) -> Lane {
-        Lane { gpu: self, stream: stream.cast() }
     }
 
     /// Runs `work` with this GPU's context as the thread's.
@@ -148,25 +175,37 @@ impl Gpu {
         outcome
     }
 
-    /// The kernel `entry` of `program`, compiled and loaded if it is not yet.
+    /// The kernel `entry` of `program`, compiled and loaded if it is not yet. This GPU's context has to
+    /// be the thread's.
     fn kernel(&self, program: Program, entry: &'static CStr) -> Result<Kernel, CudaError> {
-        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = kernels.get(&(program, entry)) {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        match modules.entry(program) {
+            Entry::Occupied(loaded) => loaded.into_mut().kernel(entry),
+            Entry::Vacant(place) => {
+                let image = compile::image(&program, self.capability, &self.cache)?;
+                // SAFETY: a whole image, made by NVRTC for this GPU; PTX ends in a NUL.
+                let handle = unsafe { result::module::load_data(image.as_ptr().cast()) };
+                let handle = driver("cuModuleLoadData", handle)?;
+                place.insert(Module { handle, kernels: Vec::new() }).kernel(entry)
+            }
+        }
+    }
+}
+
+impl Module {
+    fn kernel(&mut self, entry: &'static CStr) -> Result<Kernel, CudaError> {
+        if let Some((_, kernel)) = self.kernels.iter().find(|(name, _)| *name == entry) {
             return Ok(*kernel);
         }
-        let image = compile::image(&program, self.capability, &self.cache)?;
-        // SAFETY: a whole image, made by NVRTC for this GPU; PTX ends in a NUL.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-        let module = driver("cuModuleLoadData", module)?;
         // SAFETY: the module is never unloaded.
-        let function = unsafe { result::module::get_function(module, entry.to_owned()) };
+        let function = unsafe { result::module::get_function(self.handle, entry.to_owned()) };
         let kernel = Kernel(driver("cuModuleGetFunction", function)?);
-        kernels.insert((program, entry), kernel);
+        self.kernels.push((entry, kernel));
         Ok(kernel)
     }
 }
 
-/// A stream of a GPU.
+/// A GPU and the stream that kernels are launched on.
 #[derive(Clone, Copy)]
 pub struct Lane {
     gpu: &'static Gpu,
@@ -193,13 +232,13 @@ impl Engine for Lane {
                 result::launch_kernel(
                     kernel.0,
                     (across, down, 1),
-                    (launch.threads(), 1, 1),
+                    (launch.program().threads(), 1, 1),
                     0,
                     self.stream,
                     &mut parameters[..num_arguments],
                 )
             };
-            driver(&format!("the launch of {:?}", launch.entry()), launched)
+            driver(format_args!("the launch of {:?}", launch.entry()), launched)
         })
     }
 }
@@ -244,8 +283,16 @@ impl Machine for Lane {
 }
 
 impl Lane {
+    /// Kernels on `stream`.
+    ///
+    /// # Errors
+    /// As [`Gpu::of`].
+    pub fn on(stream: Stream) -> Result<Self, CudaError> {
+        Ok(Self { gpu: Gpu::of(stream.ordinal)?, stream: stream.handle })
+    }
+
     fn wait(&self) -> Result<(), CudaError> {
-        // SAFETY: the stream is live as long as the lane is used.
+        // SAFETY: streams live as long as the process.
         driver("cuStreamSynchronize", unsafe { result::stream::synchronize(self.stream) })
     }
 
@@ -294,7 +341,7 @@ impl Lane {
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn copy(&self, from: Slice<'_, u8>, to: &SliceMut<'_, u8>) -> Result<(), CudaError> {
+    pub fn copy(&self, from: Slice<'_, u8>, to: &mut SliceMut<'_, u8>) -> Result<(), CudaError> {
         assert_eq!(from.len(), to.len(), "copy: lengths");
         self.gpu.with_context(|| {
             let (from, to, len) = (from.address(), to.address(), from.len());

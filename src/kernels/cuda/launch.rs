@@ -9,14 +9,41 @@ use super::program::Program;
 /// One launch. Only the kernels of this module tree make any, with arguments they have checked.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    pub(super) program: Program,
-    pub(super) entry: &'static CStr,
-    pub(super) grid: [u32; 2],
-    pub(super) threads: u32,
-    pub(super) arguments: &'a [Argument<'a>],
+    program: Program,
+    entry: &'static CStr,
+    grid: [u32; 2],
+    arguments: &'a [Argument<'a>],
 }
 
-impl Launch<'_> {
+impl<'a> Launch<'a> {
+    /// The kernel `entry` of `program` in as many blocks as hold `num_threads` threads.
+    ///
+    /// # Panics
+    /// If there are more threads than a 32-bit index can number.
+    pub(super) fn over(
+        num_threads: usize,
+        program: Program,
+        entry: &'static CStr,
+        arguments: &'a [Argument<'a>],
+    ) -> Self {
+        let threads = program.threads();
+        let padded = num_threads.next_multiple_of(threads as usize);
+        let padded = u32::try_from(padded).unwrap_or_else(|_| {
+            panic!("{num_threads} threads do not fit one launch; use a smaller batch")
+        });
+        Self::of_blocks([padded / threads, 1], program, entry, arguments)
+    }
+
+    /// The kernel `entry` of `program` in these blocks, across and down.
+    pub(super) fn of_blocks(
+        grid: [u32; 2],
+        program: Program,
+        entry: &'static CStr,
+        arguments: &'a [Argument<'a>],
+    ) -> Self {
+        Self { program, entry, grid, arguments }
+    }
+
     /// What is compiled.
     #[must_use]
     pub fn program(&self) -> &Program {
@@ -35,12 +62,6 @@ impl Launch<'_> {
         self.grid
     }
 
-    /// Threads of a block.
-    #[must_use]
-    pub fn threads(&self) -> u32 {
-        self.threads
-    }
-
     /// The parameters in order.
     #[must_use]
     pub fn arguments(&self) -> &[Argument<'_>] {
@@ -55,14 +76,4 @@ pub trait Engine {
     /// # Errors
     /// If it cannot be compiled or started.
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError>;
-}
-
-/// The blocks of `threads` that `num_threads` fill.
-///
-/// # Panics
-/// If there are more threads than a 32-bit index can number.
-pub(super) fn blocks(num_threads: usize, threads: u32) -> u32 {
-    u32::try_from(num_threads.next_multiple_of(threads as usize)).unwrap_or_else(|_| {
-        panic!("{num_threads} threads do not fit one launch; use a smaller batch")
-    }) / threads
 }

@@ -4,12 +4,12 @@
 // rather than exchanged with the neighbouring threads: they are in the first-level cache, and no thread waits.
 // GROUP channels are normalised apart from the others; CHUNK divides GROUP. LRN_SIZE is odd; 0 without LRN.
 
+static_assert(LRN_SIZE == 0 || LRN_SIZE % 2 == 1, "the window has a middle");
 constexpr int REACH = LRN_SIZE / 2;
 
 struct Rule {
     Wide k, alpha, beta;
 };
-
 
 // The activations of a chunk and of HALO channels on each side; zero outside the group, in which the chunk begins
 // at channel `first`.

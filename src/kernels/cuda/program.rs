@@ -9,7 +9,7 @@ use super::super::real::{Real, Wide};
 use super::memory::Plain;
 
 /// The most constants any source has.
-const MAX_CONSTANTS: usize = 12;
+const MAX_CONSTANTS: usize = 10;
 
 /// The files of `src/kernels/cuda`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,7 +70,6 @@ impl Source {
     fn constants(self) -> &'static [&'static str] {
         match self {
             Self::ReluLrnPool => &[
-                "THREADS",
                 "CHUNK",
                 "COLUMNS",
                 "LRN_SIZE",
@@ -82,11 +81,19 @@ impl Source {
                 "WINDOW",
                 "STRIDE",
             ],
-            Self::Lrn => &["THREADS", "CHUNK", "LRN_SIZE", "THREE_QUARTERS", "CHANNELS", "GROUP"],
-            Self::Dropout => &["THREADS", "CHUNK"],
-            Self::Update => &["THREADS", "MAX_RUNS"],
-            Self::CrossEntropy => &["THREADS"],
-            Self::Finish => &["THREADS", "CHUNK", "CROP"],
+            Self::Lrn => &["CHUNK", "LRN_SIZE", "THREE_QUARTERS", "CHANNELS", "GROUP"],
+            Self::Dropout => &["CHUNK"],
+            Self::Update => &["MAX_RUNS"],
+            Self::CrossEntropy => &[],
+            Self::Finish => &["CHUNK", "CROP"],
+        }
+    }
+
+    /// Threads of a block: `THREADS`. Fewer where a thread holds many channels in registers.
+    fn threads(self) -> u32 {
+        match self {
+            Self::ReluLrnPool | Self::Lrn => 128,
+            Self::Dropout | Self::Update | Self::CrossEntropy | Self::Finish => 256,
         }
     }
 
@@ -123,19 +130,24 @@ impl Program {
         self.source
     }
 
+    /// Threads of a block in every launch of its kernels.
+    #[must_use]
+    pub fn threads(&self) -> u32 {
+        self.source.threads()
+    }
+
     /// The text to compile: CUDA C++ that includes nothing.
     #[must_use]
     pub fn text(&self) -> String {
         self.source.texts().concat()
     }
 
-    /// `NAME=value` of every constant, the bits of an element first.
+    /// `NAME=value` of every constant, the bits of an element and the threads of a block first.
     #[must_use]
     pub fn definitions(&self) -> Vec<String> {
-        let named = self.source.constants().iter().zip(self.constants);
-        std::iter::once(format!("ELEMENT_BITS={}", self.element_bits))
-            .chain(named.map(|(name, value)| format!("{name}={value}")))
-            .collect()
+        let common = [("ELEMENT_BITS", self.element_bits), ("THREADS", self.threads())];
+        let own = self.source.constants().iter().copied().zip(self.constants);
+        common.into_iter().chain(own).map(|(name, value)| format!("{name}={value}")).collect()
     }
 
     /// The compiler's options besides the architecture.

@@ -16,7 +16,8 @@ constexpr int OVERLAP = WINDOW > STRIDE ? WINDOW - STRIDE : 0;
 
 // The largest of CHUNK channels so far, and its position. After ReLU no value is negative.
 #if ELEMENT_BITS == 16
-// In one word that orders as they do: the value's bits above, 255 less its position below. A NaN exceeds everything.
+// In one word that orders as they do: the value's bits above, 255 less its position below. A NaN exceeds every
+// number; of several the largest bits count, and of those the first, where the twin takes the last NaN.
 struct Best {
     unsigned key[CHUNK];
 
@@ -44,7 +45,7 @@ struct Best {
         values[i] = value;
         positions[i] = position;
     }
-    // Of equals the first stays; a NaN exceeds everything.
+    // Of equals the first stays; a NaN exceeds everything, and the last of several counts.
     __device__ inline void take(int i, Wide value, int position) {
         bool better = value > values[i] || value != value;
         values[i] = better ? value : values[i];

@@ -2,14 +2,12 @@
 //! [`ReluLrnPool`].
 
 use super::error::CudaError;
-use super::launch::{Engine, Launch, blocks};
-use super::lrn::rule;
+use super::launch::{Engine, Launch};
+use super::lrn::{constants, rule};
 use super::memory::{Slice, SliceMut, argument};
 use super::program::{CudaReal, Program, Source};
 use crate::kernels::pool::Map;
 use crate::kernels::relu_lrn_pool::ReluLrnPool;
-
-const THREADS: u32 = 128;
 
 /// Neighbouring outputs of a forward thread: of five columns of input under two windows one is shared.
 const COLUMNS: u32 = 2;
@@ -20,7 +18,7 @@ const ENOUGH_THREADS: usize = 1 << 18;
 /// The pooled `y` and the positions in the windows of the convolution's output `a`, of shape `map`.
 ///
 /// # Errors
-/// If the kernel cannot be compiled or started, or an array is not aligned to 16 bytes.
+/// If the kernel cannot be compiled or started, or an array is not aligned to its vectors.
 ///
 /// # Panics
 /// As [`ReluLrnPool::forward`].
@@ -33,20 +31,37 @@ pub fn forward<T: CudaReal>(
     map: Map,
 ) -> Result<(), CudaError> {
     let output = kernel.check(map, a.len(), [y.len(), argmax.len()]);
-    // 16 bytes, and not more registers than fit.
-    let chunk = T::chunk(if T::BITS == 16 { 8 } else { 4 }, group_channels(kernel, map));
+    let enough = ENOUGH_THREADS / strip_threads::<T>(kernel, map).max(1);
+    forward_in_strips(on, kernel, a, y, argmax, map, enough.clamp(1, output.height))
+}
+
+/// [`forward`] with every column of outputs cut into about `num_strips`. A thread computes a strip from
+/// top to bottom: fewer strips share more rows, more of them keep more threads busy.
+///
+/// # Errors
+/// As [`forward`].
+///
+/// # Panics
+/// As [`forward`], or if the number is 0.
+pub(super) fn forward_in_strips<T: CudaReal>(
+    on: &dyn Engine,
+    kernel: &ReluLrnPool,
+    a: Slice<'_, T>,
+    y: &mut SliceMut<'_, T>,
+    argmax: &mut SliceMut<'_, u8>,
+    map: Map,
+    num_strips: usize,
+) -> Result<(), CudaError> {
+    let output = kernel.check(map, a.len(), [y.len(), argmax.len()]);
+    let chunk = forward_chunk::<T>(kernel, map);
     check_aligned(chunk, [a, y.as_slice()], argmax.as_slice())?;
-    let strip_threads =
-        map.num_images * (map.channels / chunk as usize) * output.width.div_ceil(COLUMNS as usize);
-    let num_strips = (ENOUGH_THREADS / strip_threads.max(1)).clamp(1, output.height);
     let strip = output.height.div_ceil(num_strips);
-    let num_threads = strip_threads * output.height.div_ceil(strip);
-    on.launch(&Launch {
-        program: program::<T>(kernel, map, chunk),
-        entry: c"forward",
-        grid: [blocks(num_threads, THREADS), 1],
-        threads: THREADS,
-        arguments: &[
+    let num_threads = strip_threads::<T>(kernel, map) * output.height.div_ceil(strip);
+    on.launch(&Launch::over(
+        num_threads,
+        program::<T>(kernel, map, chunk),
+        c"forward",
+        &[
             a.argument(),
             y.argument(),
             argmax.argument(),
@@ -54,7 +69,18 @@ pub fn forward<T: CudaReal>(
             argument(&(strip as i32)),
             argument(&rule::<T>(kernel.lrn.as_ref())),
         ],
-    })
+    ))
+}
+
+/// The channels of a forward thread: 16 bytes, and not more registers than fit.
+fn forward_chunk<T: CudaReal>(kernel: &ReluLrnPool, map: Map) -> u32 {
+    T::chunk(if T::BITS == 16 { 8 } else { 4 }, group_channels(kernel, map))
+}
+
+/// The threads of forward if each computes a column of outputs from top to bottom.
+fn strip_threads<T: CudaReal>(kernel: &ReluLrnPool, map: Map) -> usize {
+    let chunks = map.channels / forward_chunk::<T>(kernel, map) as usize;
+    map.num_images * chunks * kernel.pool.output(map).width.div_ceil(COLUMNS as usize)
 }
 
 /// The gradient `da` of the convolution's output, from that output `a`, the gradient `dy` of the
@@ -76,17 +102,17 @@ pub fn backward<T: CudaReal>(
 ) -> Result<(), CudaError> {
     kernel.check(map, a.len(), [dy.len(), argmax.len()]);
     assert_eq!(a.len(), da.len(), "relu, lrn, pool: the gradient is not of shape {map:?}");
-    // Denominators of four more channels are computed on each side: the longer the chunk, the better.
+    // A thread reads twice a window's reach beyond its chunk on each side, and computes the denominators
+    // of once the reach: the longer the chunk, the smaller their share.
     let chunk = T::chunk(if T::BITS == 16 { 16 } else { 8 }, group_channels(kernel, map));
     check_aligned(chunk, [a, dy], argmax)?;
     da.check_aligned(chunk as usize)?;
     let num_threads = map.num_elements() / chunk as usize;
-    on.launch(&Launch {
-        program: program::<T>(kernel, map, chunk),
-        entry: c"backward",
-        grid: [blocks(num_threads, THREADS), 1],
-        threads: THREADS,
-        arguments: &[
+    on.launch(&Launch::over(
+        num_threads,
+        program::<T>(kernel, map, chunk),
+        c"backward",
+        &[
             a.argument(),
             dy.argument(),
             argmax.argument(),
@@ -94,7 +120,7 @@ pub fn backward<T: CudaReal>(
             argument(&(num_threads as u32)),
             argument(&rule::<T>(kernel.lrn.as_ref())),
         ],
-    })
+    ))
 }
 
 fn group_channels(kernel: &ReluLrnPool, map: Map) -> usize {
@@ -111,9 +137,8 @@ fn check_aligned<T: CudaReal>(
 }
 
 /// What is compiled for maps of this height, width and depth.
-#[must_use]
-pub(super) fn program<T: CudaReal>(kernel: &ReluLrnPool, map: Map, chunk: u32) -> Program {
-    let (size, three_quarters) = kernel.lrn.map_or((0, true), |lrn| (lrn.size, lrn.beta == 0.75));
+fn program<T: CudaReal>(kernel: &ReluLrnPool, map: Map, chunk: u32) -> Program {
+    let [size, three_quarters] = constants(kernel.lrn.as_ref());
     let sizes = [
         map.channels,
         group_channels(kernel, map),
@@ -122,7 +147,7 @@ pub(super) fn program<T: CudaReal>(kernel: &ReluLrnPool, map: Map, chunk: u32) -
         kernel.pool.window,
         kernel.pool.stride,
     ];
-    let mut constants = vec![THREADS, chunk, COLUMNS, size as u32, u32::from(three_quarters)];
+    let mut constants = vec![chunk, COLUMNS, size, three_quarters];
     constants.extend(sizes.map(|size| size as u32));
     Program::new::<T>(Source::ReluLrnPool, &constants)
 }

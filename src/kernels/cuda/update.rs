@@ -11,8 +11,6 @@ use super::program::{CudaReal, Program, Source};
 use crate::kernels::real::{Real, Wide};
 use crate::kernels::update::{Adam, Momentum};
 
-const THREADS: u32 = 256;
-
 /// Elements a thread updates at a time.
 const LANES: usize = 4;
 
@@ -39,7 +37,8 @@ pub struct Run {
     pub decay: f64,
 }
 
-/// What an update reads and writes. `W` is what a gradient `G` is computed in.
+/// What an update by gradients of elements `G` reads and writes; weights and state are in what `G` is
+/// computed in.
 pub struct Arrays<'a, G: Real> {
     /// The weights.
     pub weights: SliceMut<'a, G::Wide>,
@@ -54,7 +53,8 @@ pub struct Arrays<'a, G: Real> {
 /// The update of [`Momentum`] on each of `runs`, with its own rate and decay for the rule's.
 ///
 /// # Errors
-/// If the kernel cannot be compiled or started, or a run is not aligned to 16 bytes.
+/// If the kernel cannot be compiled or started, or an array or a run does not begin
+/// where vectors do.
 ///
 /// # Panics
 /// If a run does not lie in the arrays, or there is not one state.
@@ -106,7 +106,8 @@ fn launch<G: CudaReal>(
             *rate = rates(run).map(<G as Real>::Wide::from_f64);
         }
         let longest = runs.iter().map(|run| run.len).max().unwrap_or(0);
-        let across = longest.div_ceil(LANES * THREADS as usize).min(MAX_BLOCKS);
+        let program = Program::new::<G>(Source::Update, &[MAX_RUNS as u32]);
+        let across = longest.div_ceil(LANES * program.threads() as usize).min(MAX_BLOCKS);
         let none = SliceMut::none();
         let mut arguments = vec![arrays.weights.argument()];
         arguments.extend(arrays.state.iter().map(SliceMut::argument));
@@ -114,13 +115,8 @@ fn launch<G: CudaReal>(
         arguments.push(arrays.copy.as_ref().unwrap_or(&none).argument());
         arguments.extend(factors);
         arguments.extend([argument(&places), argument(&all_rates)]);
-        on.launch(&Launch {
-            program: Program::new::<G>(Source::Update, &[THREADS, MAX_RUNS as u32]),
-            entry,
-            grid: [across as u32, runs.len() as u32],
-            threads: THREADS,
-            arguments: &arguments,
-        })?;
+        let grid = [across as u32, runs.len() as u32];
+        on.launch(&Launch::of_blocks(grid, program, entry, &arguments))?;
     }
     Ok(())
 }
@@ -139,8 +135,7 @@ fn check<G: CudaReal>(arrays: &Arrays<'_, G>, runs: &[Run]) -> Result<(), CudaEr
         }
         for at in [run.gradient, run.weight, run.state] {
             if !at.is_multiple_of(LANES) {
-                let address = (at * size_of::<G>()) as u64;
-                return Err(CudaError::Misaligned { address, multiple: 16 });
+                return Err(CudaError::MisalignedRun { element: at, multiple: LANES });
             }
         }
     }

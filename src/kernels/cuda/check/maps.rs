@@ -2,7 +2,7 @@
 
 use super::super::memory::{Buffer, Machine};
 use super::super::{CudaError, lrn, relu_lrn_pool};
-use super::{CheckedReal, Outcome, computed, noise, outcome, real};
+use super::{CheckedReal, Outcome, computed, noise, outcome, real, value};
 use crate::kernels::lrn::Lrn;
 use crate::kernels::pool::{Map, MaxPool};
 use crate::kernels::real::Real;
@@ -10,32 +10,64 @@ use crate::kernels::relu_lrn_pool::ReluLrnPool;
 
 const POOL: MaxPool = MaxPool { window: 3, stride: 2 };
 
-/// Strong enough for the second term of the gradient to matter.
+/// Strong enough for the second term of the gradient to matter on noise of scale 1.
 const STRONG: Lrn = Lrn { size: 5, alpha: 0.3, beta: 0.75, k: 1.5 };
 
-/// A layer and the shape of one image's map.
+/// What is special about the noise that a layer is given.
+#[derive(Clone, Copy, PartialEq)]
+enum Input {
+    /// Nothing, with this standard deviation.
+    Scaled(f64),
+    /// It is whole numbers, so that windows have several largest.
+    Tied,
+    /// A number is none.
+    WithNan,
+}
+
+/// A layer, the shape of one image's map and its input.
 struct Case {
     kernel: ReluLrnPool,
     height: usize,
     width: usize,
     channels: usize,
+    input: Input,
 }
 
-/// The layers of the paper's network, then one of odd sizes, whose input also has a NaN.
-fn cases() -> [Case; 4] {
-    let layer = |lrn, groups, (height, width, channels), pool| Case {
+/// Maps as large as the paper's and windows as they lie there; then windows that share two rows with the
+/// next, and windows apart from each other in a map of odd sizes, whose input also has a NaN.
+///
+/// The paper's constants are for activations of a hundred: there the sum is as large as k.
+fn cases() -> [Case; 5] {
+    let layer = |lrn, groups, (height, width, channels), pool, input| Case {
         kernel: ReluLrnPool { lrn, groups, pool },
         height,
         width,
         channels,
+        input,
     };
     let odd = Lrn { size: 3, alpha: 0.2, beta: 0.6, k: 1.0 };
+    let [dense, apart] = [(3, 1), (2, 3)].map(|(window, stride)| MaxPool { window, stride });
     [
-        layer(Some(STRONG), 2, (55, 55, 96), POOL),
-        layer(Some(Lrn::PAPER), 2, (27, 27, 256), POOL),
-        layer(None, 1, (13, 13, 256), POOL),
-        layer(Some(odd), 2, (7, 8, 12), MaxPool { window: 2, stride: 3 }),
+        layer(Some(STRONG), 2, (55, 55, 96), POOL, Input::Scaled(1.0)),
+        layer(Some(Lrn::PAPER), 2, (27, 27, 256), POOL, Input::Scaled(100.0)),
+        layer(None, 1, (13, 13, 256), POOL, Input::Tied),
+        layer(Some(STRONG), 2, (9, 8, 48), dense, Input::Scaled(1.0)),
+        layer(Some(odd), 2, (7, 8, 12), apart, Input::WithNan),
     ]
+}
+
+impl Input {
+    fn elements<T: CheckedReal>(self, len: usize) -> Vec<T> {
+        match self {
+            Self::Scaled(scale) => noise(len, 1, scale),
+            Self::Tied => noise::<T>(len, 1, 2.0).iter().map(|x| real(value(*x).round())).collect(),
+            Self::WithNan => {
+                let mut elements = noise(len, 1, 1.0);
+                elements[5] = real(f64::NAN);
+                elements
+            }
+        }
+    }
 }
 
 pub(super) fn all<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaError> {
@@ -52,39 +84,62 @@ pub(super) fn all<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>,
 }
 
 fn fused<T: CheckedReal>(machine: &dyn Machine, case: &Case) -> Result<Vec<Outcome>, CudaError> {
-    let Case { kernel, height, width, channels } = *case;
+    let Case { kernel, height, width, channels, input } = *case;
     let map = Map { num_images: 2, height, width, channels };
-    let output = kernel.pool.output(map).num_elements();
-    let mut a = noise::<T>(map.num_elements(), 1, 1.0);
-    if channels == 12 {
-        a[5] = real(f64::NAN);
-    }
-    let dy = noise::<T>(output, 2, 1.0);
-    let (mut y, mut argmax) = (vec![T::ZERO; output], vec![0; output]);
+    let output = kernel.pool.output(map);
+    let a = input.elements::<T>(map.num_elements());
+    let dy = noise::<T>(output.num_elements(), 2, 1.0);
+    let (mut y, mut argmax) = (vec![T::ZERO; dy.len()], vec![0; dy.len()]);
     kernel.forward(&a, &mut y, &mut argmax, map);
     let mut da = vec![T::ZERO; a.len()];
     kernel.backward(&a, &dy, &argmax, &mut da, map);
 
     let (on_a, on_dy) = (Buffer::of(machine, &a)?, Buffer::of(machine, &dy)?);
-    let mut positions = Buffer::<u8>::zeros(machine, output)?;
-    let our_y = computed(machine, output, |y| {
-        let positions = &mut positions.slice_mut();
-        relu_lrn_pool::forward(machine, &kernel, on_a.slice(), y, positions, map)
-    })?;
-    let our_largest = at_positions(&kernel, &a, &positions.to_vec()?, map);
+    let lrn = if kernel.lrn.is_some() { "lrn+" } else { "" };
+    let MaxPool { window, stride } = kernel.pool;
+    let shape = format!("{window}/{stride} {} {height}x{width}x{channels}", T::NAME);
+    let name = |pass: &str| format!("relu+{lrn}pool {pass} {shape}");
+    let mut outcomes = Vec::new();
+    // As the number of threads chooses, in one piece, in two of which the second is shorter, and by rows.
+    for strips in [None, Some(1), Some(2), Some(output.height)] {
+        let mut positions = Buffer::<u8>::zeros(machine, dy.len())?;
+        let our_y = computed(machine, dy.len(), |y| {
+            let (a, positions) = (on_a.slice(), &mut positions.slice_mut());
+            match strips {
+                None => relu_lrn_pool::forward(machine, &kernel, a, y, positions, map),
+                Some(num) => {
+                    relu_lrn_pool::forward_in_strips(machine, &kernel, a, y, positions, map, num)
+                }
+            }
+        })?;
+        let our_largest = at_positions(&kernel, &a, &positions.to_vec()?, map);
+        let how = strips.map_or_else(String::new, |num| format!(" in {num} strips"));
+        outcomes.push(outcome(name("forward") + &how, &our_y, &y, T::LIMIT));
+        outcomes.push(outcome(name("positions") + &how, &our_largest, &y, T::LIMIT));
+        if input == Input::Tied {
+            outcomes.push(same_choices(
+                name("first of equals") + &how,
+                &positions.to_vec()?,
+                (&argmax, &y),
+            ));
+        }
+    }
     // Of nearly equal values rounding may choose another: backward is given the twin's choice.
     let on_argmax = Buffer::of(machine, &argmax)?;
     let (on_dy, on_argmax) = (on_dy.slice(), on_argmax.slice());
     let our_da = computed(machine, a.len(), |da| {
         relu_lrn_pool::backward(machine, &kernel, on_a.slice(), on_dy, on_argmax, da, map)
     })?;
-    let lrn = if kernel.lrn.is_some() { "lrn+" } else { "" };
-    let name = |pass| format!("relu+{lrn}pool {pass} {} {height}x{width}x{channels}", T::NAME);
-    Ok(vec![
-        outcome(name("forward"), &our_y, &y, T::LIMIT),
-        outcome(name("positions"), &our_largest, &y, T::LIMIT),
-        outcome(name("backward"), &our_da, &da, T::LIMIT),
-    ])
+    outcomes.push(outcome(name("backward"), &our_da, &da, T::LIMIT));
+    Ok(outcomes)
+}
+
+/// Counts the windows in which another position was chosen than by the twin. Where no activation is positive
+/// any will do: none gets a gradient.
+fn same_choices<T: CheckedReal>(name: String, ours: &[u8], (twins, y): (&[u8], &[T])) -> Outcome {
+    let choices = ours.iter().zip(twins).zip(y);
+    let others = choices.filter(|((ours, twin), y)| ours != twin && value(**y) > 0.0).count();
+    Outcome { name, difference: others as f64, limit: 0.0 }
 }
 
 /// The normalised activations at `positions` of the windows.

@@ -1,0 +1,82 @@
+"""What has to hold: kernels and layers, collectives, modes."""
+
+import re
+
+# NCCL before 2.30 says so of itself.
+CANNOT_SHARE = "cannot put several ranks on one GPU"
+BACKENDS = ["in-process", "nccl"]
+
+
+def number(value):
+    """A difference as a reader takes it in; JSON has null for one that is infinite or no number."""
+    return "not a number" if value is None else f"{value:.1e}"
+
+
+def check_kernels(machine, report):
+    done = machine.ours("gpu-check", "kernels", "--device", machine.args.device)
+    found = done.last_json()
+    value = None
+    if found and found.get("outcomes"):
+        report.results["kernels"] = found
+        num, failed = len(found["outcomes"]), found["failed"]
+        worst = [f"{o['name']}: {number(o['difference'])} > {o['limit']:.0e}" for o in failed[:5]]
+        value = "; ".join([f"{num - len(failed)} of {num} comparisons within limits", *worst])
+    report.done("kernels, layers, optimizers against the CPU", done, value)
+
+
+def obstacle(machine, backend):
+    """Why a backend cannot be checked on this machine, if it cannot."""
+    return "NCCL connects GPUs" if backend == "nccl" and machine.rehearsal else None
+
+
+def may_share(machine, num_ranks):
+    """NCCL's switch where ranks are more than GPUs."""
+    return {"NCCL_MULTI_RANK_GPU_ENABLE": "1"} if machine.num_gpus < num_ranks else {}
+
+
+def report_ranks(report, what, done, value):
+    """NCCL's refusal to share a GPU is no failure of ours."""
+    if done.problem and CANNOT_SHARE in done.output:
+        return report.not_run(what, done.last_line())
+    return report.done(what, done, value)
+
+
+def check_collectives(machine, report):
+    results = report.results["collectives"] = {}
+    for backend in BACKENDS:
+        for num_ranks in [2, 4]:
+            what = f"collectives, {backend}, {num_ranks} ranks"
+            if why := obstacle(machine, backend):
+                report.not_run(what, why)
+                continue
+            flags = ["--ranks", num_ranks, "--backend", backend, "--device", machine.args.device]
+            done = machine.ours("gpu-check", "collectives", *flags, **may_share(machine, num_ranks))
+            results[what] = done.output
+            num_kept = len(re.findall(r"^ok  ", done.output, re.MULTILINE))
+            value = f"{num_kept} promises kept" if num_kept and not done.problem else None
+            report_ranks(report, what, done, value)
+
+
+def devices_of(machine, num_ranks):
+    """A device for each rank; GPUs go round."""
+    if machine.rehearsal:
+        return num_ranks
+    return ",".join(str(rank % max(machine.num_gpus, 1)) for rank in range(num_ranks))
+
+
+def check_modes(machine, report):
+    arch, steps = ("alexnet-cifar", 2) if machine.rehearsal else ("alexnet", 10)
+    results = report.results["verify"] = {}
+    for backend in BACKENDS:
+        for num_ranks in [2, 4]:
+            what = f"verify, {arch}, {backend}, {num_ranks} ranks"
+            if why := obstacle(machine, backend):
+                report.not_run(what, why)
+                continue
+            flags = ["--arch", arch, "--gpus", devices_of(machine, num_ranks), "--backend", backend]
+            flags += ["--device", machine.args.device, "--steps", steps]
+            done = machine.ours("verify", *flags, **may_share(machine, num_ranks))
+            results[what] = done.output
+            far = re.search(r"largest relative difference ([\d.einf+-]+)", done.output)
+            value = f"largest difference {far.group(1)}" if far else None
+            report_ranks(report, what, done, value)

@@ -1,0 +1,44 @@
+"""How fast single kernels are, beside the same work in PyTorch's operations."""
+
+from .machine import PEERS
+
+
+def measure_kernels(machine, report):
+    if machine.rehearsal:
+        return report.not_run("speed of kernels", "no GPU")
+    done = machine.ours("gpu-check", "speed")
+    ours = done.last_json()
+    if done.problem or ours is None:
+        return report.unmeasured("speed of kernels", done)
+    report.add("copy on the device", f"{ours['copy_gb_s']:.0f} GB/s")
+    peers = peer_rows(machine, report)
+    report.results["kernel_speed"] = {"ours": ours, "peers": peers}
+    for row in ours["kernels"]:
+        add_row(report, row, [peer for peer in peers if peer["kernel"] == row["kernel"]])
+    return None
+
+
+def peer_rows(machine, report):
+    """What PyTorch takes for each kernel, in each of its ways; why not, in a row of its own."""
+    what = "speed of PyTorch's kernels"
+    if not machine.torch:
+        report.not_run(what, "no Python with torch; name one with --python")
+        return []
+    done = machine.peer(PEERS / "torch_kernels.py")
+    found = done.last_json()
+    if done.problem or found is None:
+        report.add(what, done.problem or f"unreadable: {done.last_line()}")
+        return []
+    return found["kernels"]
+
+
+def add_row(report, row, peers):
+    value = f"{row['us']:.1f} us, {row['gb_s']:.0f} GB/s, {row['share_of_copy']:.0%} of a copy"
+    verdict = []
+    for peer in peers:
+        if peer.get("us"):
+            value += f"; {peer['variant']} {peer['us']:.1f} us"
+            verdict.append(f"{peer['us'] / row['us']:.2f} x {peer['variant']}")
+        else:
+            value += f"; {peer['variant']} failed: {peer['problem']}"
+    report.add(row["kernel"], value, "; ".join(verdict) or "–")
