@@ -40,7 +40,6 @@ fn the_rehearsal_checks_layers_and_modes_feeds_packed_files_and_times_steps() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     for what in [
         "kernels, layers, optimizers against the CPU",
-        "collectives, in-process, 2 ranks",
         "collectives, in-process, 4 ranks",
         "verify, alexnet-cifar, in-process, 2 ranks",
         "verify, alexnet-cifar, in-process, 4 ranks",
