@@ -13,7 +13,8 @@ use crate::cancel::Cancel;
 use crate::canonical::{self, Tensors};
 use crate::collective::{Narrowed, Wire};
 use crate::config::{
-    Config, Input, Mode, Optimizer as OptimizerChoice, Precision, Wire as WireChoice,
+    Algorithms as AlgorithmsChoice, Config, Input, Mode, Optimizer as OptimizerChoice, Precision,
+    Wire as WireChoice,
 };
 use crate::data::{BatchReceiver, Loader, Stages};
 use crate::device;
@@ -27,7 +28,7 @@ use crate::optim::{Optimizer, Rule};
 use crate::params::Sharing;
 use crate::stopwatch::Stopwatch;
 use crate::topology::{Division, Topology};
-use crate::torch_ext::{self, Products};
+use crate::torch_ext::{self, Algorithms, Products};
 use crate::train::Worker;
 
 /// The libtorch kind a precision computes in.
@@ -74,6 +75,10 @@ pub fn world(config: &Config) -> Result<World> {
     torch_ext::set_products(match config.train.precision {
         Precision::Tf32 => Products::Tf32,
         _ => Products::Exact,
+    });
+    torch_ext::set_algorithms(match asked.algorithms {
+        AlgorithmsChoice::Fastest => Algorithms::Fastest,
+        AlgorithmsChoice::Deterministic => Algorithms::Deterministic,
     });
     let threads = device::threads_per_device(asked.threads, devices.len());
     Ok(World {

@@ -77,6 +77,10 @@ unsafe extern "C" {
     fn set_allow_tf32_cudnn(context: *mut c_void, allow: bool);
     #[link_name = "_ZN2at7Context18setAllowTF32CuBLASEb"]
     fn set_allow_tf32_cublas(context: *mut c_void, allow: bool);
+    #[link_name = "_ZN2at7Context17setBenchmarkCuDNNEb"]
+    fn set_benchmark_cudnn(context: *mut c_void, benchmark: bool);
+    #[link_name = "_ZN2at7Context21setDeterministicCuDNNEb"]
+    fn set_deterministic_cudnn(context: *mut c_void, deterministic: bool);
 }
 
 /// The gradients of a convolution: with respect to its input, if asked for, its weights and its bias.
@@ -245,6 +249,27 @@ pub fn set_products(products: Products) {
         let context = global_context();
         set_allow_tf32_cudnn(context, tf32);
         set_allow_tf32_cublas(context, tf32);
+    }
+}
+
+/// Which algorithms compute convolutions on GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithms {
+    /// The fastest of those cuDNN has, by trying them when it first sees a shape. Some add numbers up in
+    /// the order in which they come.
+    Fastest,
+    /// Those that give the same bits in every run.
+    Deterministic,
+}
+
+/// Chooses for the whole process.
+pub fn set_algorithms(algorithms: Algorithms) {
+    let deterministic = algorithms == Algorithms::Deterministic;
+    // SAFETY: as in `set_products`.
+    unsafe {
+        let context = global_context();
+        set_benchmark_cudnn(context, !deterministic);
+        set_deterministic_cudnn(context, deterministic);
     }
 }
 

@@ -32,7 +32,7 @@ fn row<'a>(report: &'a str, what: &str) -> &'a str {
 }
 
 #[test]
-fn the_rehearsal_checks_layers_and_modes_feeds_packed_files_and_times_steps() {
+fn the_rehearsal_checks_layers_modes_and_resuming_feeds_packed_files_and_times_steps() {
     let out = tempfile::tempdir().expect("temporary folder");
     let flags =
         ["--device", "cpu", "--rounds", "1", "--binary", env!("CARGO_BIN_EXE_alexnet-mgpu")];
@@ -43,6 +43,7 @@ fn the_rehearsal_checks_layers_and_modes_feeds_packed_files_and_times_steps() {
         "collectives, in-process, 4 ranks",
         "verify, alexnet-cifar, in-process, 2 ranks",
         "verify, alexnet-cifar, in-process, 4 ranks",
+        "resumed after 2 of 4 steps, alexnet-cifar, batch 4, bf16",
     ] {
         assert!(row(&report, what).ends_with("| pass |"), "{report}");
     }

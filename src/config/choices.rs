@@ -69,6 +69,16 @@ pub enum DeviceChoice {
     Cuda,
 }
 
+/// Which algorithms compute convolutions on GPUs; on CPUs they are always deterministic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithms {
+    /// The fastest, found by trying.
+    Fastest,
+    /// Those that give the same bits in every run.
+    Deterministic,
+}
+
 /// What carries data between devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -193,6 +203,7 @@ macro_rules! display_as_value {
 display_as_value!(
     Mode,
     DeviceChoice,
+    Algorithms,
     BackendChoice,
     Arch,
     Input,

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Names that other trainers use, and ours.
-const SYNONYMS: [(&str, &str); 12] = [
+const SYNONYMS: [(&str, &str); 13] = [
     ("batch", "train.batch_size"),
     ("base_lr", "train.lr"),
     ("learning_rate", "train.lr"),
@@ -23,6 +23,7 @@ const SYNONYMS: [(&str, &str); 12] = [
     ("model", "net.arch"),
     ("num_workers", "data.workers"),
     ("data_dir", "data.path"),
+    ("deterministic", "devices.algorithms"),
 ];
 
 /// Below this similarity (0 to 1) a guess would mislead.

@@ -14,8 +14,8 @@ mod layers;
 mod schema;
 
 pub use choices::{
-    Arch, BackendChoice, DeviceChoice, Finish, Input, Mode, Optimizer, Precision, Resume,
-    ScheduleKind, Wire,
+    Algorithms, Arch, BackendChoice, DeviceChoice, Finish, Input, Mode, Optimizer, Precision,
+    Resume, ScheduleKind, Wire,
 };
 pub use colours::{Given, Mean, StatsFrom};
 pub use error::{ConfigError, Origin};

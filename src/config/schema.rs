@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     choices::{
-        Arch, BackendChoice, DeviceChoice, Finish, Input, Mode, Optimizer, Precision, Resume,
-        ScheduleKind, Wire,
+        Algorithms, Arch, BackendChoice, DeviceChoice, Finish, Input, Mode, Optimizer, Precision,
+        Resume, ScheduleKind, Wire,
     },
     colours::{Given, Mean, StatsFrom},
     gpus::Gpus,
@@ -84,6 +84,9 @@ pub struct DevicesConfig {
     pub backend: BackendChoice,
     /// Seconds that one exchange between devices may take before the run is given up.
     pub collective_timeout_s: usize,
+    /// The algorithms of convolutions on GPUs: `fastest`, or `deterministic`, with which a run that is
+    /// repeated or resumed has the same bits.
+    pub algorithms: Algorithms,
     /// CPU threads in all; 0: as many as the machine has cores.
     pub threads: usize,
     /// Gradients are reduced in buckets of about this size; 32 MiB.
@@ -101,6 +104,7 @@ impl Default for DevicesConfig {
             backend: BackendChoice::Auto,
             // Longer than a slow disk keeps one rank waiting for images or for a checkpoint.
             collective_timeout_s: 300,
+            algorithms: Algorithms::Fastest,
             threads: 0,
             bucket_bytes: 32 << 20,
             wire: Wire::Computed,
