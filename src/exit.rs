@@ -104,10 +104,8 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     let codes = [
         (cause.is::<ConfigError>(), Exit::Usage),
         (cause.is::<DataError>(), Exit::Data),
-        (
-            cause.is::<DeviceError>() || cause.is::<BackendError>() || is_from_gpu(cause),
-            Exit::Device,
-        ),
+        (cause.is::<DeviceError>() || cause.is::<BackendError>(), Exit::Device),
+        (is_from_gpu(cause), Exit::Device),
         (cause.is::<Diverged>(), Exit::Diverged),
         (cause.is::<Stuck>() || cause.is::<NcclError>(), Exit::Exchange),
     ];

@@ -192,7 +192,9 @@ impl Collective for Beginnings {
     }
 }
 
-const BEGINNINGS: [fn(&Narrowed, &Tensor, &mut Tensor) -> Result<()>; 3] =
+type Begin = fn(&Narrowed, &Tensor, &mut Tensor) -> Result<()>;
+
+const BEGINNINGS: [Begin; 3] =
     [Narrowed::begin_all_gather, Narrowed::begin_reduce_scatter, Narrowed::begin_all_to_all];
 
 #[test]
