@@ -35,7 +35,7 @@ pub enum Phase {
     Forward,
     /// The backward pass.
     Backward,
-    /// Waiting for gradients to be exchanged.
+    /// Waiting for gradients and new weights to be exchanged.
     Exchange,
     /// Updating the weights.
     Update,

@@ -29,7 +29,7 @@ use crate::params::Sharing;
 use crate::stopwatch::Stopwatch;
 use crate::topology::{Division, Topology};
 use crate::torch_ext::{self, Algorithms, Products};
-use crate::train::Worker;
+use crate::train::{Reporting, Reports, Worker};
 
 /// The libtorch kind a precision computes in.
 #[must_use]
@@ -137,6 +137,7 @@ pub fn worker(
     Ok(Worker {
         stopwatch: Stopwatch::on(place.device)?,
         intake: Intake::to(place.device, kind(config.train.precision), side)?,
+        reports: Reports::new(Reporting::on(place.device)),
         place,
         net,
         optimizer,
@@ -204,6 +205,7 @@ pub fn weights_after(config: &Config, num_steps: u64) -> Result<Tensors> {
         while let Some(batch) = batches.next()? {
             worker.step(&batch, batch.step, config.train.lr)?;
         }
+        worker.settle()?;
         let mut weights = worker.net.arena.gather_weights(&*worker.place.data)?;
         weights.retain(|(spec, _)| spec.is_handed_in_by(replica));
         Ok(weights)

@@ -3,6 +3,7 @@
 //! Ranks follow the same sequence of steps and agree on everything by arithmetic, not by messages: the
 //! schedule is a function of the step and of tallies that all have, and [`Stop`] names the last step.
 
+mod reporting;
 mod saving;
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use crate::data::Views;
 use crate::exit::Exit;
 use crate::feed::Feed;
 use crate::launch::{Place, World};
-use crate::metrics::{EvalReport, Metrics, Phase, StepReport};
+use crate::metrics::{EvalReport, Metrics};
 use crate::net::arch::Architecture;
 use crate::net::loss::Tally;
 use crate::progress::{LogFile, Progress, RunLength, Screen};
@@ -28,6 +29,7 @@ use crate::run_folder::RunFolder;
 use crate::schedule::{Rule, Schedule};
 use crate::stop::{Go, Stop};
 use crate::train::Worker;
+use reporting::{Noted, Notes};
 use saving::{Assembly, Resumed, open_folder, read_pretrained};
 
 /// What all ranks of a run share.
@@ -56,6 +58,8 @@ struct Progressing {
     schedule: Schedule,
     best_top1: Option<f64>,
     tally: Option<Tally>,
+    /// Steps that the metrics have not got yet.
+    notes: Notes,
 }
 
 /// How a run ended.
@@ -157,7 +161,8 @@ impl<'a> Session<'a> {
             })?;
         }
         let schedule = schedule(self.config, self.length);
-        let mut at = Progressing { schedule, best_top1: None, tally: None };
+        let notes = Notes::default();
+        let mut at = Progressing { schedule, best_top1: None, tally: None, notes };
         if let Some(resumed) = &self.resumed {
             resumed.restore(&mut worker, &mut at)?;
         }
@@ -165,7 +170,7 @@ impl<'a> Session<'a> {
         for step in self.start..self.length.total_steps {
             if self.stop.begin(step) == Go::Stop {
                 if saved != step {
-                    self.save(&worker, &at, step, Mark::Regular)?;
+                    self.save(&mut worker, &mut at, step, Mark::Regular)?;
                 }
                 break;
             }
@@ -175,30 +180,29 @@ impl<'a> Session<'a> {
             let wait_ms = begun.elapsed().as_secs_f64() * 1e3;
             let lr = at.schedule.rate(step);
             let done = worker.step(&batch, step, lr)?;
-            if worker.place.column == 0 {
-                let step_ms = begun.elapsed().as_secs_f64() * 1e3;
-                let num_images = batch.labels.len();
-                let mut phases = done.phases;
-                phases.add_ms(Phase::Wait, wait_ms);
-                self.metrics.step(StepReport {
-                    step,
-                    replica: worker.place.replica,
-                    loss_part: done.loss_part,
-                    num_images,
-                    lr,
-                    step_ms,
-                    wire_bytes: done.wire_bytes,
-                    phases,
-                    num_queued,
-                    loading: handout.stages(),
-                })?;
-            }
+            at.notes.add(Noted {
+                step,
+                num_images: batch.labels.len(),
+                lr,
+                wait_ms,
+                step_ms: begun.elapsed().as_secs_f64() * 1e3,
+                num_queued,
+                loading: handout.stages(),
+            });
             drop(batch);
+            at.notes.report(&self.metrics, &worker, done)?;
             if self.finish_step(&mut worker, &mut at, step + 1)? {
                 saved = step + 1;
             }
         }
+        self.settle(&mut worker, &mut at)?;
         Ok(at.tally)
+    }
+
+    /// Makes sure that all steps so far have gone well.
+    fn settle(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
+        let done = worker.settle()?;
+        at.notes.report(&self.metrics, worker, done)
     }
 
     /// Evaluates and saves where `num_steps` finished steps call for it; whether it saved.
@@ -231,6 +235,7 @@ impl<'a> Session<'a> {
     }
 
     fn evaluate(&self, worker: &mut Worker, at: &mut Progressing, num_steps: u64) -> Result<Tally> {
+        self.settle(worker, at)?;
         let begun = Instant::now();
         self.metrics.note("evaluating");
         let batches = {

@@ -1,7 +1,7 @@
 //! What a step spends its time on, without stopping for the answer.
 //!
 //! On a CPU work is done when a call returns, and the clock tells. A GPU works behind the host: events
-//! mark the places in its stream, and are read a step later, when it has long passed them.
+//! mark the places in its stream, to be read when it has passed them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,15 @@ pub struct Stopwatch(Laps);
 
 enum Laps {
     Host { last: Instant, times: PhaseTimes },
-    Gpu { stream: Arc<CudaStream>, this_step: Marks, last_step: Marks },
+    Gpu { stream: Arc<CudaStream>, marks: Marks, spare: Vec<Marks> },
+}
+
+/// The laps of a step.
+pub struct Timed(Times);
+
+enum Times {
+    Known(PhaseTimes),
+    Marked(Marks),
 }
 
 /// The marks of one step: the first event is its start, the others end a phase each.
@@ -56,7 +64,7 @@ impl Stopwatch {
         Ok(Self(match device {
             Device::Cuda(device) => {
                 let stream = cuda::borrowed_stream(device)?;
-                Laps::Gpu { stream, this_step: Marks::default(), last_step: Marks::default() }
+                Laps::Gpu { stream, marks: Marks::default(), spare: Vec::new() }
             }
             _ => Laps::Host { last: Instant::now(), times: PhaseTimes::default() },
         }))
@@ -69,9 +77,9 @@ impl Stopwatch {
     pub fn start(&mut self) -> Result<()> {
         match &mut self.0 {
             Laps::Host { last, times } => (*last, *times) = (Instant::now(), PhaseTimes::default()),
-            Laps::Gpu { stream, this_step, .. } => {
-                this_step.phases.clear();
-                this_step.put(0, stream)?;
+            Laps::Gpu { stream, marks, .. } => {
+                marks.phases.clear();
+                marks.put(0, stream)?;
             }
         }
         Ok(())
@@ -88,26 +96,38 @@ impl Stopwatch {
                 times.add_ms(phase, (now - *last).as_secs_f64() * 1e3);
                 *last = now;
             }
-            Laps::Gpu { stream, this_step, .. } => {
-                this_step.phases.push(phase);
-                this_step.put(this_step.phases.len(), stream)?;
+            Laps::Gpu { stream, marks, .. } => {
+                marks.phases.push(phase);
+                marks.put(marks.phases.len(), stream)?;
             }
         }
         Ok(())
     }
 
-    /// The step has ended: its times, or those of the step before it on a GPU.
+    /// The step has been asked for; another may start before its times are read.
+    pub fn finish(&mut self) -> Timed {
+        Timed(match &mut self.0 {
+            Laps::Host { times, .. } => Times::Known(*times),
+            Laps::Gpu { marks, spare, .. } => {
+                Times::Marked(std::mem::replace(marks, spare.pop().unwrap_or_default()))
+            }
+        })
+    }
+
+    /// The times of a step. Waits until it is done.
     ///
     /// # Errors
     /// If the GPU is lost.
-    pub fn finish(&mut self) -> Result<PhaseTimes> {
-        match &mut self.0 {
-            Laps::Host { times, .. } => Ok(*times),
-            Laps::Gpu { this_step, last_step, .. } => {
-                std::mem::swap(this_step, last_step);
-                this_step.times()
-            }
+    pub fn read(&mut self, timed: Timed) -> Result<PhaseTimes> {
+        let marks = match timed.0 {
+            Times::Known(times) => return Ok(times),
+            Times::Marked(marks) => marks,
+        };
+        let times = marks.times()?;
+        if let Laps::Gpu { spare, .. } = &mut self.0 {
+            spare.push(marks);
         }
+        Ok(times)
     }
 }
 
@@ -124,10 +144,12 @@ mod tests {
             pause();
             stopwatch.lap(phase).expect("no GPU");
         }
-        let times = stopwatch.finish().expect("no GPU");
+        let timed = stopwatch.finish();
+        let times = stopwatch.read(timed).expect("no GPU");
         assert!(times.ms(Phase::Backward) >= 4.0 && times.ms(Phase::Exchange) >= 2.0, "{times:?}");
         assert_eq!(times.ms(Phase::Forward), 0.0);
         stopwatch.start().expect("no GPU");
-        assert_eq!(stopwatch.finish().expect("no GPU"), PhaseTimes::default());
+        let timed = stopwatch.finish();
+        assert_eq!(stopwatch.read(timed).expect("no GPU"), PhaseTimes::default());
     }
 }

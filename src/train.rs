@@ -4,6 +4,8 @@
 //! that talk to the other column) and in the two collectives a rank is given, which are empty where
 //! there is nobody to talk to.
 
+mod report;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,15 +16,19 @@ use crate::collective::{Collective, Reduction, Wire};
 use crate::data::{Batch, BatchReceiver};
 use crate::intake::Intake;
 use crate::launch::Place;
-use crate::metrics::{Phase, PhaseTimes};
+use crate::metrics::Phase;
 use crate::net::loss::{self, Tally};
 use crate::net::{Mode, Net, Pass, Reach};
 use crate::optim::Optimizer;
 use crate::params::{Arena, Bucket, ParamSpec, narrow};
 use crate::random::{Key, Purpose};
 use crate::stopwatch::Stopwatch;
+use report::{Asked, LossPart};
 
-/// The loss stopped being a number.
+pub use report::{Reporting, Reports, StepDone};
+
+/// The loss stopped being a number. Where it is read a step late, its update has been made, so that a
+/// parameter is to blame; the weights are of no use then, and are not saved.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the loss of step {step} is {loss}; the first layer that is not finite: {layer}. Lower --lr, \
@@ -54,17 +60,8 @@ pub struct Worker {
     pub seed: u64,
     /// Times its steps.
     pub stopwatch: Stopwatch,
-}
-
-/// What one rank has to say of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct StepDone {
-    /// This replica's part of the mean loss over the global batch.
-    pub loss_part: f64,
-    /// Payload bytes this rank has sent.
-    pub wire_bytes: u64,
-    /// What took how long: on a GPU in the step before, whose events have passed.
-    pub phases: PhaseTimes,
+    /// What is to be said of them.
+    pub reports: Reports,
 }
 
 impl Worker {
@@ -78,11 +75,12 @@ impl Worker {
         self.place.data.flush()
     }
 
-    /// Trains on this rank's share of the batch of `step` at learning rate `lr`.
+    /// Trains on this rank's share of the batch of `step` at learning rate `lr`. Returns the report on
+    /// this step or, with [`Reporting::StepLate`], on the one before, if it is not yet out.
     ///
     /// # Errors
     /// [`Diverged`], or whatever a peer or libtorch failed of.
-    pub fn step(&mut self, batch: &Arc<Batch>, step: u64, lr: f64) -> Result<StepDone> {
+    pub fn step(&mut self, batch: &Arc<Batch>, step: u64, lr: f64) -> Result<Option<StepDone>> {
         let sent_before = self.place.sent_bytes();
         self.place.at_step(step);
         self.stopwatch.start()?;
@@ -95,10 +93,10 @@ impl Worker {
         let pass = Pass { mode: Mode::Train, dropout, first, columns: &**columns, shares };
         let logits = self.net.forward(x, &pass)?;
         let loss = loss::cross_entropy(&logits, &labels, self.global_batch)?;
-        let loss_part = loss.value.double_value(&[]);
+        let loss_part = LossPart::of(&loss.value, self.reports.when())?;
         self.stopwatch.lap(Phase::Forward)?;
-        if !loss_part.is_finite() {
-            return Err(self.diverged(batch, step, loss_part)?.into());
+        if let Some(bad) = loss_part.bad() {
+            return Err(self.diverged(Some(batch), step, bad)?.into());
         }
 
         let mut buckets = Buckets::new(&self.net.arena, self.wire);
@@ -115,12 +113,35 @@ impl Worker {
 
         for bucket in 0..self.net.arena.buckets().len() {
             self.optimizer.update(&mut self.net.arena, bucket, step, lr)?;
+            self.stopwatch.lap(Phase::Update)?;
             all_gather_weights(&mut self.net.arena, bucket, &**data)?;
+            self.stopwatch.lap(Phase::Exchange)?;
         }
         data.flush()?;
-        self.stopwatch.lap(Phase::Update)?;
+        self.stopwatch.lap(Phase::Exchange)?;
         let wire_bytes = self.place.sent_bytes() - sent_before;
-        Ok(StepDone { loss_part, wire_bytes, phases: self.stopwatch.finish()? })
+        let asked = Asked { step, loss_part, wire_bytes, times: self.stopwatch.finish() };
+        self.reports.next(asked).map(|due| self.report(due)).transpose()
+    }
+
+    /// The report on the last step, if it is not yet out. To be called before anything relies on it,
+    /// such as a checkpoint.
+    ///
+    /// # Errors
+    /// [`Diverged`], or if the GPU is lost.
+    pub fn settle(&mut self) -> Result<Option<StepDone>> {
+        self.reports.rest().map(|due| self.report(due)).transpose()
+    }
+
+    fn report(&mut self, asked: Asked) -> Result<StepDone> {
+        let Asked { step, loss_part, wire_bytes, times } = asked;
+        // Waits until the step is done, and with it the loss on the host.
+        let phases = self.stopwatch.read(times)?;
+        let loss_part = loss_part.read()?;
+        if !loss_part.is_finite() {
+            return Err(self.diverged(None, step, loss_part)?.into());
+        }
+        Ok(StepDone { step, loss_part, wire_bytes, phases })
     }
 
     /// Counts this replica's share of every test batch, and adds up all replicas' counts.
@@ -169,23 +190,28 @@ impl Worker {
         Ok((x.f_constant_pad_nd(blank)?, labels.f_pad([0, missing], "constant", NO_LABEL)?))
     }
 
-    /// Looks for the layer to blame. All columns of a replica see the same loss, so all do this; slices
-    /// see losses of different images, so each looks alone.
-    fn diverged(&mut self, batch: &Arc<Batch>, step: u64, loss: f64) -> Result<Diverged> {
+    /// Looks for the layer to blame, with the batch of the step unless it is gone.
+    fn diverged(&mut self, batch: Option<&Arc<Batch>>, step: u64, loss: f64) -> Result<Diverged> {
+        let layer = match (self.net.arena.first_non_finite(), batch) {
+            (Some(parameter), Some(_)) => format!("{parameter} (a parameter)"),
+            (Some(parameter), None) => format!("{parameter} (a parameter, after the update)"),
+            (None, Some(batch)) => self.first_non_finite(batch, step)?,
+            (None, None) => "no parameter, so it was an image or the loss itself".to_owned(),
+        };
+        Ok(Diverged { step, loss, layer })
+    }
+
+    /// All columns of a replica see the same loss, so all look together; slices see losses of different
+    /// images, so each looks alone.
+    fn first_non_finite(&mut self, batch: &Arc<Batch>, step: u64) -> Result<String> {
         let (x, _) = self.intake.take(batch)?;
         let dropout = Key::new(self.seed, Purpose::Dropout).with(step);
         let (columns, shares) = (&*self.place.columns, &self.shares[..]);
         let first = batch.first as u64;
         let pass = Pass { mode: Mode::Eval, dropout, first, columns, shares };
         let reach = if shares.is_empty() { Reach::Peers } else { Reach::Local };
-        let layer = match self.net.arena.first_non_finite() {
-            Some(parameter) => format!("{parameter} (a parameter)"),
-            None => {
-                let layer = self.net.first_non_finite(x, &pass, reach)?;
-                layer.unwrap_or_else(|| "the loss".to_owned())
-            }
-        };
-        Ok(Diverged { step, loss, layer })
+        let layer = self.net.first_non_finite(x, &pass, reach)?;
+        Ok(layer.unwrap_or_else(|| "the loss".to_owned()))
     }
 }
 

@@ -39,10 +39,15 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
         let (mut seconds, mut wire_bytes) = (Vec::with_capacity(args.steps), 0);
         for step in 0..(args.warmup + args.steps) as u64 {
             let begun = Instant::now();
-            wire_bytes = worker.step(&batch, step, 1e-6)?.wire_bytes;
+            if let Some(done) = worker.step(&batch, step, 1e-6)? {
+                wire_bytes = done.wire_bytes;
+            }
             if step >= args.warmup as u64 {
                 seconds.push(begun.elapsed().as_secs_f64());
             }
+        }
+        if let Some(done) = worker.settle()? {
+            wire_bytes = done.wire_bytes;
         }
         Ok((seconds, wire_bytes))
     })?;

@@ -34,14 +34,16 @@ pub(super) struct Assembly {
 }
 
 impl Session<'_> {
-    /// Brings the canonical tensors together and writes them. Every rank calls it.
+    /// Brings the canonical tensors together and writes them. Every rank calls it, and nothing is written
+    /// unless the last step has gone well on all of them.
     pub(super) fn save(
         &self,
-        worker: &Worker,
-        at: &Progressing,
+        worker: &mut Worker,
+        at: &mut Progressing,
         step: u64,
         mark: Mark,
     ) -> Result<()> {
+        self.settle(worker, at)?;
         let (place, arena) = (&worker.place, &worker.net.arena);
         let mut parts = Vec::new();
         for (spec, value) in arena.gather_weights(&*place.data)? {
