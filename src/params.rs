@@ -202,7 +202,7 @@ impl Arena {
     }
 
     /// Collects a compact state from the ranks that share it: `(spec, value)` on the CPU, in forward
-    /// order. Every rank of the data axis must call it.
+    /// order, of the parameters this rank hands in. Every rank of the data axis must call it.
     ///
     /// # Errors
     /// If a peer has failed.
@@ -223,8 +223,7 @@ impl Arena {
             }
             before += bucket.own_len();
         }
-        let values = self.values_of(&whole);
-        Ok(values)
+        Ok(self.values_of(&whole, |spec| spec.is_handed_in_by(data.rank())))
     }
 
     /// The parameters at full precision, as [`Arena::gather_state`] returns them.
@@ -234,17 +233,22 @@ impl Arena {
     pub fn gather_weights(&self, data: &dyn Collective) -> Result<Vec<(ParamSpec, Tensor)>> {
         match &self.master {
             Some(master) => self.gather_state(master, data),
-            None => Ok(self.values_of(&self.weights)),
+            None => Ok(self.values_of(&self.weights, |spec| spec.is_handed_in_by(data.rank()))),
         }
     }
 
     /// A copy of each parameter's gradient, in forward order.
     #[must_use]
     pub fn gradients(&self) -> Vec<(ParamSpec, Tensor)> {
-        self.values_of(&self.grads)
+        self.values_of(&self.grads, |_| true)
     }
 
-    fn values_of(&self, flat: &Tensor) -> Vec<(ParamSpec, Tensor)> {
+    /// Copies of the parameters that are `wanted`, within `flat`.
+    fn values_of(
+        &self,
+        flat: &Tensor,
+        wanted: impl Fn(&ParamSpec) -> bool,
+    ) -> Vec<(ParamSpec, Tensor)> {
         let value = |index| {
             let view = self.view(flat, index).to_device(Device::Cpu);
             // A copy in every case: the arena goes on changing.
@@ -252,7 +256,8 @@ impl Arena {
             copy.copy_(&view);
             copy
         };
-        self.specs.iter().enumerate().map(|(i, spec)| (spec.clone(), value(i))).collect()
+        let specs = self.specs.iter().enumerate().filter(|(_, spec)| wanted(spec));
+        specs.map(|(i, spec)| (spec.clone(), value(i))).collect()
     }
 
     /// The name of the first parameter with a value that is not finite.

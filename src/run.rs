@@ -200,15 +200,12 @@ pub fn weights_after(config: &Config, num_steps: u64) -> Result<Tensors> {
     let handout = Handout::new(loader);
     let parts = world.run(|place| {
         let batches = handout.take(&place)?;
-        let replica = place.replica;
         let mut worker = worker(config, &arch, &world, place)?;
         while let Some(batch) = batches.next()? {
             worker.step(&batch, batch.step, config.train.lr)?;
         }
         worker.settle()?;
-        let mut weights = worker.net.arena.gather_weights(&*worker.place.data)?;
-        weights.retain(|(spec, _)| spec.is_handed_in_by(replica));
-        Ok(weights)
+        worker.net.arena.gather_weights(&*worker.place.data)
     })?;
     let mut tensors = Tensors::new();
     for (spec, part) in parts.into_iter().flatten() {

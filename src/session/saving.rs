@@ -54,7 +54,6 @@ impl Session<'_> {
                 parts.push(Part { name: format!("{}.{state}", spec.name), spec, value });
             }
         }
-        parts.retain(|part| part.spec.is_handed_in_by(place.replica));
         let mut assembly = self.assembly.lock().unwrap_or_else(PoisonError::into_inner);
         assembly.parts.extend(parts);
         assembly.num_ranks += 1;
