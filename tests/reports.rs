@@ -2,7 +2,6 @@
 //! order, and nothing that went wrong is passed over.
 
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use alexnet_mgpu::collective::{Collective, Solo};

@@ -30,7 +30,7 @@ def train(machine, size, images, runs, name, num_steps, *flags):
     ]  # fmt: skip
     words = ["--arch", size.net, "--batch-size", size.batch, "--precision", size.precision]
     words += ["--device", machine.args.device, "--data", images, "--output-dir", runs]
-    words += ["--name", name, *flags]
+    words += ["--name", name, "--lr", 1e-4, *flags]
     return machine.ours(*words, *(word for one in sets for word in ("--set", one)))
 
 

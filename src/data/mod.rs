@@ -1,4 +1,5 @@
-//! From a folder of images to batches of `f32` pixels: read, decode, resize, crop, light, normalise.
+//! From a folder of images to batches of pixels: read, decode, resize, crop, and light and normalise or leave that
+//! to a device ([`Unfinished`]).
 //!
 //! The stages, in order: [`Source`] (where images lie) → [`EpochOrder`] (which comes next) →
 //! [`Decoder`] (RGB8) → [`Geometry`] and [`Recipe`] (which window, reflected or not, how lit) →

@@ -51,7 +51,10 @@ impl LossPart {
     pub(super) fn of(value: &Tensor, reporting: Reporting) -> Result<Self> {
         Ok(match reporting {
             Reporting::AtOnce => Self::Known(value.f_double_value(&[])?),
-            Reporting::StepLate => Self::Sent(download(value)?),
+            // To pinned memory, as libtorch makes it for copies that are not to be waited for.
+            Reporting::StepLate => {
+                Self::Sent(value.f_to_device_(Device::Cpu, value.kind(), true, false)?)
+            }
         })
     }
 
@@ -70,12 +73,6 @@ impl LossPart {
             Self::Sent(value) => Ok(value.f_double_value(&[])?),
         }
     }
-}
-
-/// `x` in the host's memory. From a GPU it is there once the GPU has done what it was asked for so far, and
-/// must not be read before: libtorch has such copies write to pinned memory, and does not wait.
-fn download(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_to_device_(Device::Cpu, x.kind(), true, false)?)
 }
 
 /// A step that has been asked for and not been reported.
