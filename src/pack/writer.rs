@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::destination::UNFINISHED;
 use super::{check, unwritable};
 use crate::data::Split;
 use crate::data::moments::Moments;
 use crate::data::packed::{BadImage, Format, Manifest, Notes, RecordsContent, Shard};
+use crate::replace::{self, UNFINISHED};
 
 /// Small images are gathered to writes of this size.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -136,8 +136,7 @@ impl ShardWriter {
         file.sync_all()?;
         self.shard.num_bytes = file.metadata()?.len();
         self.shard.blake3 = check::hash(&self.unfinished.0)?;
-        fs::rename(&self.unfinished.0, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        replace::rename(&self.unfinished.0, &self.path)
     }
 }
 
