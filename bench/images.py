@@ -4,6 +4,7 @@ Few photographs are repeated, as copies: what is measured comes from the page ca
 more than a processor's own caches hold.
 """
 
+import json
 import pathlib
 import shutil
 import subprocess
@@ -69,17 +70,36 @@ def pack(photographs, folder, name):
     subprocess.run([str(word) for word in words], check=True)
 
 
+def is_made_from(path, stamp):
+    """Whether what the file beside `path` says it was made from is `stamp`."""
+    try:
+        return path.exists() and json.loads(stamp_of(path).read_text()) == stamp
+    except (OSError, ValueError):
+        return False
+
+
+def stamp_of(path):
+    return path.with_name(f"{path.name}.json")
+
+
 def prepare(source, work, num_images, inputs):
-    """The folder of each form in `inputs`; forms that lie whole in `work` are kept."""
+    """The folder of each form in `inputs`; forms that `work` has of the same photographs are kept."""
 
     def made(name, make):
-        if not (work / name).exists():
-            unfinished = work / f"{name}.unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            print(f"making {work / name}", flush=True)
-            make(unfinished)
-            unfinished.rename(work / name)
-        return work / name
+        path, unfinished = work / name, work / f"{name}.unfinished"
+        stamp = {"source": str(source.resolve()), "num_images": num_images, "form": name}
+        if is_made_from(path, stamp):
+            return path
+        other = " anew: it is of other photographs, or of another number" if path.exists() else ""
+        print(f"making {path}{other}", flush=True)
+        stamp_of(path).unlink(missing_ok=True)
+        for folder in (path, unfinished):
+            shutil.rmtree(folder, ignore_errors=True)
+        make(unfinished)
+        unfinished.rename(path)
+        # Last, so that what has a stamp is whole.
+        stamp_of(path).write_text(json.dumps(stamp) + "\n")
+        return path
 
     photographs = made("jpeg", lambda to: write_photographs(source, to, num_images))
     folders = {"jpeg": photographs}

@@ -2,12 +2,13 @@
 //!
 //! A checkpoint is a folder `checkpoints/step-NNNNNNNN` with the canonical weights and the optimizer's
 //! state as safetensors and one JSON file, and the training images' statistics if there is a mean
-//! image. It appears by a rename, after its bytes are on disk, so that
-//! a full disk or a kill leaves the previous one as it was. The links `last` and `best` point to
-//! checkpoints. The module knows nothing of ranks.
+//! image. It appears by a rename, after its bytes are on disk, so that a full disk or a kill leaves the
+//! previous one as it was. The links `last` and `best` point to checkpoints. The module knows nothing
+//! of ranks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use tch::{Kind, Tensor};
 use crate::canonical::Tensors;
 use crate::data::Stats;
 use crate::elements::bytes;
+use crate::replace::{self, UNFINISHED};
 use crate::schedule::PlateauState;
 
 /// The version of the layout this program writes and reads.
@@ -174,21 +176,36 @@ pub fn save(
         )
     };
     fs::create_dir_all(&all).with_context(failed)?;
+    remove_leftovers(&all).with_context(failed)?;
     let unfinished =
-        tempfile::Builder::new().prefix(".tmp-").tempdir_in(&all).with_context(failed)?;
+        tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&all).with_context(failed)?;
     write_files(unfinished.path(), checkpoint).with_context(failed)?;
     let target = all.join(&name);
     if target.exists() {
         fs::remove_dir_all(&target).with_context(failed)?;
     }
-    fs::rename(unfinished.keep(), &target).with_context(failed)?;
-    File::open(&all).and_then(|dir| dir.sync_all()).with_context(failed)?;
+    replace::rename(&unfinished.keep(), &target).with_context(failed)?;
     link(&all, "last", &name).with_context(failed)?;
     if mark == Mark::Best {
         link(&all, "best", &name).with_context(failed)?;
     }
     prune(&all, keep_last)?;
     Ok(target)
+}
+
+/// Removes what a process that was killed had begun to write, which may be large.
+fn remove_leftovers(all: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(all)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 fn write_files(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
@@ -216,10 +233,9 @@ fn write_files(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
 
 /// Points `all/link` to `name`, by a rename.
 fn link(all: &Path, link: &str, name: &str) -> Result<()> {
-    let temporary = all.join(format!(".tmp-{link}"));
-    let _ = fs::remove_file(&temporary);
+    let temporary = all.join(format!("{UNFINISHED}{link}"));
     std::os::unix::fs::symlink(name, &temporary)?;
-    Ok(fs::rename(&temporary, all.join(link))?)
+    Ok(replace::rename(&temporary, &all.join(link))?)
 }
 
 fn prune(all: &Path, keep_last: usize) -> Result<()> {
@@ -345,6 +361,22 @@ mod tests {
             fs::write(folder.join(file), &whole).expect("writable");
         }
         load(dir.path()).expect("whole again");
+    }
+
+    #[test]
+    fn a_save_removes_what_a_killed_one_left_behind() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let all = checkpoints(dir.path());
+        let killed = all.join(format!("{UNFINISHED}abc"));
+        fs::create_dir_all(&killed).expect("writable");
+        fs::write(killed.join(MODEL), "a part").expect("writable");
+        std::os::unix::fs::symlink("gone", all.join(format!("{UNFINISHED}last"))).expect("a link");
+        save(dir.path(), &checkpoint(1), 3, Mark::Regular).expect("writable");
+        let names =
+            fs::read_dir(&all).expect("there").map(|entry| entry.expect("read").file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["last", "step-00000001"]);
     }
 
     #[test]

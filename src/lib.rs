@@ -33,6 +33,7 @@ pub mod params;
 pub mod pretrained;
 pub mod progress;
 pub mod random;
+pub mod replace;
 pub mod run;
 pub mod run_folder;
 pub mod schedule;

@@ -12,12 +12,13 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tempfile::NamedTempFile;
+
+use crate::replace::replace;
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -187,34 +188,8 @@ fn stays(line: &[u8], step: u64) -> bool {
     value.get("step").and_then(Value::as_u64).is_some_and(|at| at <= step)
 }
 
-/// Writes a file so that a reader, or the next start after a crash, sees the old or the new
-/// content.
-fn replace(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let new = NamedTempFile::new_in(folder)?;
-    let mut writer = BufWriter::new(new.as_file());
-    write(&mut writer)?;
-    writer.flush()?;
-    drop(writer);
-    share(new.as_file())?;
-    new.as_file().sync_all()?;
-    new.persist(path)?;
-    Ok(())
-}
-
-/// Gives a temporary file, which only its owner may read, the permissions of results.
-fn share(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use tempfile::TempDir;
 
     use super::*;
@@ -306,14 +281,6 @@ mod tests {
         assert_eq!(names(dir.path()), ["config-until-5.toml", CONFIG]);
         assert_eq!(text(&dir.path().join("config-until-5.toml")), "a = 1\n");
         assert_eq!(text(&dir.path().join(CONFIG)), "a = 3\n");
-    }
-
-    #[test]
-    fn files_are_readable_by_others() {
-        let dir = temporary();
-        RunFolder::create(dir.path(), "").expect("writable");
-        let mode = fs::metadata(dir.path().join(CONFIG)).expect("written").permissions().mode();
-        assert_eq!(mode & 0o777, 0o644);
     }
 
     #[test]

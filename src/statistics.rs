@@ -15,6 +15,7 @@ use crate::data::{self, Components, Fit, Split, Stats};
 use crate::exit::{Coded, Exit};
 use crate::feed;
 use crate::progress::{Count, Screen};
+use crate::replace;
 
 /// Fits, stores and prints the statistics of a training split.
 ///
@@ -61,10 +62,7 @@ fn output(args: &StatsArgs) -> Result<PathBuf> {
             return Err(Coded::new(Exit::Usage, error).into());
         }
     };
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let folder = replace::folder(&path);
     // Without a data folder, that is the error to report.
     if args.output.is_some() || folder.exists() {
         // A pass over a large set should not end in this.

@@ -124,6 +124,9 @@ fn the_number_of_workers_changes_no_byte() {
         assert_eq!([Split::Train, Split::Test].map(num), [130, 30]);
         assert_eq!(manifest.train.shards.len(), 7);
         ends(&mut desk.verify(&dst("8")), 0);
+        // Statistics fitted to the pack lie in its folder.
+        ends(Command::new(PROGRAM).arg("stats").arg(desk.path(&dst("8"))), 0);
+        ends(&mut desk.verify(&dst("8")), 0);
     }
 }
 

@@ -7,3 +7,5 @@ pub mod data;
 pub mod kernels;
 #[path = "../../src/random.rs"]
 pub mod random;
+#[path = "../../src/replace.rs"]
+pub mod replace;

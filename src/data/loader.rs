@@ -178,8 +178,11 @@ pub(super) fn spawn(
     Ok(Loader { receivers, bad, stages, thread })
 }
 
-/// A pool of `workers` threads.
-pub(super) fn pool(workers: usize) -> Result<ThreadPool, DataError> {
+/// A pool of `workers` threads, to read and decode images on.
+///
+/// # Errors
+/// [`DataError::Io`] if the system has no more threads.
+pub fn pool(workers: usize) -> Result<ThreadPool, DataError> {
     ThreadPoolBuilder::new()
         .num_threads(workers)
         .thread_name(|index| format!("decode-{index}"))
@@ -188,7 +191,7 @@ pub(super) fn pool(workers: usize) -> Result<ThreadPool, DataError> {
 }
 
 fn thread_error(error: std::io::Error) -> DataError {
-    DataError::io("start", std::path::Path::new("the loader's threads"))(error)
+    DataError::io("start", std::path::Path::new("the threads that decode"))(error)
 }
 
 /// One share: its memory and its consumers.

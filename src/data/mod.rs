@@ -62,7 +62,7 @@ pub use eval::EvalLoader;
 pub use finish::{Frame, Normalisation};
 pub use generated::{GeneratedSpec, generate};
 pub use lighting::{Components, Lighting, LightingScale};
-pub use loader::{BatchReceiver, Delivery, Loader};
+pub use loader::{BatchReceiver, Delivery, Loader, pool};
 pub use mean_image::MeanImage;
 pub use order::{EpochOrder, Order};
 pub use pixels::{Form, Output, Pixels};

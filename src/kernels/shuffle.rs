@@ -1,7 +1,7 @@
 //! Shuffles that the compiler does not find by itself. FFI: the processor's shuffle instructions.
 //!
-//! Each has a portable form that gives the same result; the choice is made at each call, by a flag
-//! that stays in the cache. The module does not know what is shuffled.
+//! Each has a portable form that says what it does, and that tests hold the fast one to; the choice
+//! is made at each call, by a flag that stays in the cache. The module does not know what is shuffled.
 #![allow(unsafe_code)]
 
 /// The side of the squares that [`transpose`] takes.
@@ -15,7 +15,7 @@ pub(crate) fn transpose(square: &[[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
         // SAFETY: the processor has AVX.
         return unsafe { x86::transpose(square) };
     }
-    std::array::from_fn(|y| std::array::from_fn(|x| square[x][y]))
+    portable::transpose(square)
 }
 
 /// One element of each array in turn, in three blocks.
@@ -26,8 +26,7 @@ pub(crate) fn interleave(arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3] {
         // SAFETY: the processor has SSSE3.
         return unsafe { x86::interleave(arrays) };
     }
-    let element = |i: usize| arrays[i % 3][i / 3];
-    std::array::from_fn(|block| std::array::from_fn(|i| element(16 * block + i)))
+    portable::interleave(arrays)
 }
 
 /// The last five pixels (three bytes each) of a block in reverse order, and any byte.
@@ -38,11 +37,32 @@ pub(crate) fn reverse_pixels(block: [u8; 16]) -> [u8; 16] {
         // SAFETY: the processor has SSSE3.
         return unsafe { x86::reverse_pixels(block) };
     }
-    REVERSED.map(|from| block[usize::from(from & 15)])
+    portable::reverse_pixels(block)
 }
 
 /// Where the bytes of [`reverse_pixels`] come from; the last may come from anywhere.
 const REVERSED: [u8; 16] = [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0];
+
+/// What every processor can do.
+mod portable {
+    use super::{REVERSED, SIDE};
+
+    #[inline(always)]
+    pub(super) fn transpose(square: &[[f32; SIDE]; SIDE]) -> [[f32; SIDE]; SIDE] {
+        std::array::from_fn(|y| std::array::from_fn(|x| square[x][y]))
+    }
+
+    #[inline(always)]
+    pub(super) fn interleave(arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3] {
+        let element = |i: usize| arrays[i % 3][i / 3];
+        std::array::from_fn(|block| std::array::from_fn(|i| element(16 * block + i)))
+    }
+
+    #[inline(always)]
+    pub(super) fn reverse_pixels(block: [u8; 16]) -> [u8; 16] {
+        REVERSED.map(|from| block[usize::from(from)])
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -128,28 +148,52 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::{Key, Purpose};
 
     #[test]
     fn transposing_exchanges_rows_and_columns() {
         let square: [[f32; SIDE]; SIDE] =
             std::array::from_fn(|y| std::array::from_fn(|x| (10 * y + x) as f32));
-        let transposed = transpose(&square);
-        for (y, row) in square.iter().enumerate() {
-            for (x, value) in row.iter().enumerate() {
-                assert_eq!(transposed[x][y], *value);
+        for transposed in [transpose(&square), portable::transpose(&square)] {
+            for (y, row) in square.iter().enumerate() {
+                for (x, value) in row.iter().enumerate() {
+                    assert_eq!(transposed[x][y], *value);
+                }
             }
         }
     }
 
     #[test]
     fn five_pixels_are_reversed() {
-        let reversed = reverse_pixels(std::array::from_fn(|i| i as u8));
-        assert_eq!(reversed[..15], [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3]);
+        let block = std::array::from_fn(|i| i as u8);
+        for reversed in [reverse_pixels(block), portable::reverse_pixels(block)] {
+            assert_eq!(reversed[..15], [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3]);
+        }
     }
 
     #[test]
     fn interleaving_takes_one_of_each_in_turn() {
         let arrays = [0, 1, 2].map(|a| std::array::from_fn(|i| (3 * i + a) as u8));
-        assert!(interleave(&arrays).as_flattened().iter().copied().eq(0..48));
+        for blocks in [interleave(&arrays), portable::interleave(&arrays)] {
+            assert!(blocks.as_flattened().iter().copied().eq(0..48));
+        }
+    }
+
+    #[test]
+    fn the_processors_own_shuffles_give_what_the_portable_ones_give() {
+        for round in 0..1000 {
+            let key = Key::new(1, Purpose::Generate).with(round);
+            // Any bits, also those of signalling NaNs, pass unchanged.
+            let square: [[f32; SIDE]; SIDE] = std::array::from_fn(|y| {
+                std::array::from_fn(|x| f32::from_bits(key.bits((SIDE * y + x) as u64) as u32))
+            });
+            let bits = |square: [[f32; SIDE]; SIDE]| square.map(|row| row.map(f32::to_bits));
+            assert_eq!(bits(transpose(&square)), bits(portable::transpose(&square)));
+            let byte = |index: usize| key.bits(1000 + index as u64) as u8;
+            let arrays = [0, 16, 32].map(|first| std::array::from_fn(|i| byte(first + i)));
+            assert_eq!(interleave(&arrays), portable::interleave(&arrays));
+            let (fast, slow) = (reverse_pixels(arrays[0]), portable::reverse_pixels(arrays[0]));
+            assert_eq!(fast[..15], slow[..15]);
+        }
     }
 }

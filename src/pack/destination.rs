@@ -1,7 +1,7 @@
 //! The folder a pack is written to, and its manifest as packing goes on.
 //!
-//! One process at a time may write it. Everything unfinished has a hidden name that starts with
-//! [`UNFINISHED`], so that whatever else lies in the folder is somebody's and is left alone.
+//! One process at a time may write it. Everything unfinished has a hidden name of its own kind
+//! ([`crate::replace`]), so that whatever else lies in the folder is somebody's and is left alone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -13,9 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::{SPLITS, refuse, unwritable};
 use crate::data::Split;
 use crate::data::packed::{CLASS_LIST, Format, MANIFEST, Manifest, Settings, Shard, State};
-
-/// What the names of files that are not finished start with.
-pub(super) const UNFINISHED: &str = ".packing-";
+use crate::replace::{UNFINISHED, replace};
 
 /// A folder that this process packs into.
 pub(super) struct Destination {
@@ -119,15 +117,8 @@ impl Destination {
 
     /// Writes a small file, whole or not at all.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let (path, new) = (self.dir.join(name), self.dir.join(format!("{UNFINISHED}{name}")));
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&new)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
-        write().with_context(|| unwritable(&path))
+        let path = self.dir.join(name);
+        replace(&path, |file| file.write_all(bytes)).with_context(|| unwritable(&path))
     }
 }
 

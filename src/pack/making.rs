@@ -6,15 +6,14 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use rayon::ThreadPool;
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::data::Source;
 use crate::data::moments::Moments;
 use crate::data::packed::{Format, Settings, Squarer};
-
 use crate::stop::Go;
 
 /// Of pixels in a chunk, unless that is less than one image for each worker.
@@ -34,31 +33,27 @@ impl Default for Slot {
     }
 }
 
-/// Workers with their memory.
-pub(super) struct Workshop {
-    pool: ThreadPool,
+/// The memory of the workers in `pool`.
+pub(super) struct Workshop<'a> {
+    pool: &'a ThreadPool,
     /// One per thread of the pool, by thread index; never contended.
     makers: Vec<Mutex<Maker>>,
     /// Two chunks.
     chunks: [Vec<Slot>; 2],
 }
 
-impl Workshop {
-    /// Starts `num_workers` threads.
-    pub(super) fn new(num_workers: usize, settings: &Settings) -> Result<Self> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(num_workers)
-            .thread_name(|index| format!("pack-{index}"))
-            .build()
-            .context("cannot start the threads that pack")?;
+impl<'a> Workshop<'a> {
+    /// Takes the memory that images of these settings need.
+    pub(super) fn new(pool: &'a ThreadPool, settings: &Settings) -> Self {
+        let num_workers = pool.current_num_threads();
         let image_bytes = 3 * settings.size as usize * settings.size as usize;
         let chunk = (CHUNK_BYTES / image_bytes).clamp(num_workers, IMAGES_PER_WORKER * num_workers);
         let maker = || Maker { settings: settings.clone(), ..Maker::default() };
-        Ok(Self {
+        Self {
             pool,
             makers: (0..num_workers).map(|_| Mutex::new(maker())).collect(),
             chunks: [(); 2].map(|()| (0..chunk).map(|_| Slot::default()).collect()),
-        })
+        }
     }
 
     /// Makes the images `range` of `source`. `take` gets the index of the first image of a chunk and

@@ -17,6 +17,7 @@ use std::path::Path;
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Result, anyhow, bail};
+use rayon::ThreadPool;
 
 use crate::cli::PackArgs;
 use crate::data::packed::{BadImage, Format, Manifest, Part, Settings, Shard, State};
@@ -45,7 +46,8 @@ const SPLITS: [Split; 2] = [Split::Train, Split::Test];
 /// many images are bad.
 pub fn run(args: &PackArgs, screen: &Screen) -> Result<Exit> {
     if let Some(dir) = &args.verify {
-        return check::verify(dir, screen).map(|()| Exit::Ok);
+        let pool = data::pool(feed::num_workers(args.workers))?;
+        return check::verify(dir, &pool, screen).map(|()| Exit::Ok);
     }
     let (Some(src), Some(dst)) = (&args.src, &args.dst) else {
         bail!(Coded::new(Exit::Usage, anyhow!("pack needs SRC and DST")));
@@ -53,10 +55,11 @@ pub fn run(args: &PackArgs, screen: &Screen) -> Result<Exit> {
     let settings = settings(args)?;
     let (train, test) = data::open_both(src)?;
     let wanted = origin::manifest(settings, data::kind(src)?, &*train, &*test);
-    let workshop = Workshop::new(feed::num_workers(args.workers), &wanted.settings)?;
+    let pool = data::pool(feed::num_workers(args.workers))?;
+    let workshop = Workshop::new(&pool, &wanted.settings);
     let mut destination = Destination::claim(dst, wanted)?;
     let sources = [train, test];
-    resume::drop_damaged(&mut destination, &sources, screen)?;
+    resume::drop_damaged(&mut destination, &sources, &pool, screen)?;
     destination.write_class_list()?;
     if destination.manifest.state == State::Complete {
         let contents = contents_of(&destination.manifest)?;
@@ -69,6 +72,7 @@ pub fn run(args: &PackArgs, screen: &Screen) -> Result<Exit> {
     let (before, total) = progress(&destination);
     tracing::info!("{}", announcement(&destination, before, total));
     let packing = Packing {
+        pool: &pool,
         workshop,
         stop,
         count: Count::new(screen, "packed", before as u64, total as u64),
@@ -140,8 +144,10 @@ fn contents_of(manifest: &Manifest) -> Result<String> {
 }
 
 /// One run of the command.
-struct Packing {
-    workshop: Workshop,
+struct Packing<'a> {
+    /// Makes images and hashes files.
+    pool: &'a ThreadPool,
+    workshop: Workshop<'a>,
     stop: Stop,
     count: Count,
     max_bad_fraction: f64,
@@ -150,7 +156,7 @@ struct Packing {
 /// A shard that is being forced to disk.
 type Finishing<'scope> = Option<ScopedJoinHandle<'scope, Result<(String, Shard)>>>;
 
-impl Packing {
+impl Packing<'_> {
     fn run(mut self, destination: &mut Destination, sources: &[Images; 2]) -> Result<Go> {
         for (split, source) in SPLITS.into_iter().zip(sources) {
             if self.split(destination, split, &**source)? == Go::Stop {
@@ -164,7 +170,7 @@ impl Packing {
     /// Makes the missing shards of a split. While one is forced to disk the next is made.
     fn split(&mut self, to: &mut Destination, split: Split, source: &dyn Source) -> Result<Go> {
         let mut bad = to.manifest.part(split).bad_images();
-        let missing = to.missing(split);
+        let (missing, pool) = (to.missing(split), self.pool);
         thread::scope(|scope| {
             let mut finishing: Finishing<'_> = None;
             for index in missing {
@@ -176,7 +182,7 @@ impl Packing {
                 if made? == Go::Stop {
                     return Ok(Go::Stop);
                 }
-                finishing = Some(scope.spawn(move || writer.finish()));
+                finishing = Some(scope.spawn(move || writer.finish(pool)));
             }
             if let Some(last) = finishing {
                 to.record(split, finished(last)?)?;
@@ -192,7 +198,7 @@ impl Packing {
         source: &dyn Source,
         bad: &mut Vec<BadImage>,
     ) -> Result<Go> {
-        let Self { workshop, stop, count, max_bad_fraction } = self;
+        let Self { workshop, stop, count, max_bad_fraction, .. } = self;
         let limit = BadImages::tolerated(source.len(), *max_bad_fraction);
         workshop.make(source, writer.range(), |first, slots| {
             if stop.signal().is_some() {

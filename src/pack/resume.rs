@@ -1,6 +1,7 @@
 //! What of an earlier run can be kept.
 
 use anyhow::Result;
+use rayon::ThreadPool;
 
 use super::destination::Destination;
 use super::{SPLITS, check};
@@ -13,6 +14,7 @@ use crate::progress::{Count, Screen};
 pub(super) fn drop_damaged(
     destination: &mut Destination,
     sources: &[Images; 2],
+    pool: &ThreadPool,
     screen: &Screen,
 ) -> Result<()> {
     let listed = SPLITS.map(|split| destination.manifest.part(split).shards.clone());
@@ -21,7 +23,7 @@ pub(super) fn drop_damaged(
     for ((split, source), shards) in SPLITS.into_iter().zip(sources).zip(listed) {
         let mut dropped = Vec::new();
         for (name, shard) in shards {
-            let problem = check::problem(destination.dir(), &name, &shard);
+            let problem = check::problem(destination.dir(), &name, &shard, pool);
             let problem = problem.or_else(|| repaired(destination, &**source, &shard));
             if let Some(problem) = problem {
                 tracing::warn!("{name} {problem}; it is made again");

@@ -12,13 +12,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use rayon::ThreadPool;
 use serde_json::json;
 
-use super::destination::UNFINISHED;
 use super::{check, unwritable};
 use crate::data::Split;
 use crate::data::moments::Moments;
 use crate::data::packed::{BadImage, Format, Manifest, Notes, RecordsContent, Shard};
+use crate::replace::{self, UNFINISHED};
 
 /// Small images are gathered to writes of this size.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -113,19 +114,19 @@ impl ShardWriter {
         self.shard.bad.push(image);
     }
 
-    /// Makes it a file of its name, on disk.
-    pub(super) fn finish(mut self) -> Result<(String, Shard)> {
+    /// Makes it a file of its name, on disk; `pool` hashes it.
+    pub(super) fn finish(mut self, pool: &ThreadPool) -> Result<(String, Shard)> {
         let Self { path, range, shard, .. } = &self;
         ensure!(
             shard.num_images + shard.bad.len() == range.len(),
             "{} has not all images of its range",
             path.display()
         );
-        self.close().with_context(|| unwritable(&self.path))?;
+        self.close(pool).with_context(|| unwritable(&self.path))?;
         Ok((self.name, self.shard))
     }
 
-    fn close(&mut self) -> io::Result<()> {
+    fn close(&mut self, pool: &ThreadPool) -> io::Result<()> {
         let file = match &mut self.form {
             Form::Records(records) => records.close(&self.shard)?,
             Form::Tar(tar) => {
@@ -135,9 +136,8 @@ impl ShardWriter {
         };
         file.sync_all()?;
         self.shard.num_bytes = file.metadata()?.len();
-        self.shard.blake3 = check::hash(&self.unfinished.0)?;
-        fs::rename(&self.unfinished.0, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        self.shard.blake3 = check::hash(&self.unfinished.0, pool)?;
+        replace::rename(&self.unfinished.0, &self.path)
     }
 }
 

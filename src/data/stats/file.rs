@@ -5,9 +5,8 @@
 //! other programs.
 
 use std::collections::HashMap;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use super::Stats;
 use crate::data::error::DataError;
 use crate::data::mean_image::MeanImage;
 use crate::data::moments::{ColourStatistics, Moments};
+use crate::replace::replace;
 
 /// The version of the layout this program writes and reads.
 const FORMAT: u32 = 1;
@@ -42,19 +42,8 @@ impl Stats {
     /// [`DataError::Io`] if the folder is not there, or cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), DataError> {
         let bytes = self.to_bytes().map_err(DataError::io("write", path))?;
-        let folder = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(&bytes)?;
-            // A temporary file is its owner's alone; data sets are shared.
-            file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-            file.as_file().sync_all()?;
-            file.persist(path).map_err(|error| error.error)
-        };
-        write().map(drop).map_err(DataError::io("write", path))
+        let written = replace(path, |file| file.write_all(&bytes));
+        written.map_err(DataError::io("write", path))
     }
 
     pub(in crate::data) fn to_bytes(&self) -> io::Result<Vec<u8>> {
