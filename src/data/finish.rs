@@ -293,14 +293,8 @@ impl Pixel for u8 {
     }
 
     #[inline(always)]
-    fn mirrored_row(row: Row<'_>, scratch: &mut [u8], out: &mut [u8], stream: Option<&Stream>) {
-        match stream {
-            None => mirror(row.pixels, out),
-            Some(stream) => {
-                mirror(row.pixels, scratch);
-                stream.copy(scratch, out);
-            }
-        }
+    fn mirrored_row(row: Row<'_>, _: &mut [u8], out: &mut [u8], _: Option<&Stream>) {
+        mirror(row.pixels, out);
     }
 
     #[inline(always)]
