@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::archive::printable;
+
 /// In order of preference.
 const FILES: [&str; 3] =
     ["imagenet_class_index.json", "synset_words.txt", "LOC_synset_mapping.txt"];
@@ -40,7 +42,7 @@ impl Classes {
 }
 
 /// The classes of a file in the order of their labels: (id, name).
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct ClassList(Vec<(String, String)>);
 
 impl ClassList {
@@ -51,17 +53,44 @@ impl ClassList {
         let text = read_text(&path, MAX_FILE_BYTES);
         let list = text.map_err(|error| error.to_string()).and_then(|text| {
             match path.extension().is_some_and(|extension| extension == "json") {
-                true => from_json(&text),
-                false => from_lines(&text),
+                true => Self::from_json(&text),
+                false => Self::from_lines(&text),
             }
         });
         match list {
-            Ok(list) => Some(Self(list)),
+            Ok(list) => Some(list),
             Err(problem) => {
                 tracing::warn!("{}: {problem}; its class names are not used", path.display());
                 None
             }
         }
+    }
+
+    /// `{"0": ["n01440764", "tench"], ...}`.
+    pub(super) fn from_json(text: &str) -> Result<Self, String> {
+        let entries: BTreeMap<String, (String, String)> =
+            serde_json::from_str(text).map_err(|error| printable(&error.to_string()))?;
+        let mut by_label = BTreeMap::new();
+        for (label, class) in entries {
+            let number: usize = label
+                .parse()
+                .map_err(|_| format!("the key \"{}\" is not a label", printable(&label)))?;
+            by_label.insert(number, class);
+        }
+        if by_label.keys().copied().ne(0..by_label.len()) {
+            return Err("its labels do not count from 0 without a gap".into());
+        }
+        Ok(Self(by_label.into_values().collect()))
+    }
+
+    /// `n01440764 tench, Tinca tinca`, one class a line.
+    pub(super) fn from_lines(text: &str) -> Result<Self, String> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let class = |line: &str| match line.split_once(char::is_whitespace) {
+            Some((id, name)) => Ok((id.into(), name.trim().into())),
+            None => Err(format!("the line \"{}\" is not an id and a name", printable(line))),
+        };
+        lines.map(class).collect::<Result<_, _>>().map(Self)
     }
 
     /// All classes of the file, by label.
@@ -89,31 +118,4 @@ pub(super) fn read_text(path: &Path, limit: u64) -> io::Result<String> {
         return Err(io::Error::other(format!("larger than {} MiB", limit >> 20)));
     }
     Ok(text)
-}
-
-/// `{"0": ["n01440764", "tench"], ...}`.
-fn from_json(text: &str) -> Result<Vec<(String, String)>, String> {
-    let entries: BTreeMap<String, (String, String)> =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let mut by_label = BTreeMap::new();
-    for (label, class) in entries {
-        let label: usize =
-            label.parse().map_err(|_| format!("the key {label:?} is not a label"))?;
-        by_label.insert(label, class);
-    }
-    if by_label.keys().copied().ne(0..by_label.len()) {
-        return Err("its labels do not count from 0 without a gap".into());
-    }
-    Ok(by_label.into_values().collect())
-}
-
-/// `n01440764 tench, Tinca tinca`, one class a line.
-fn from_lines(text: &str) -> Result<Vec<(String, String)>, String> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines
-        .map(|line| match line.split_once(char::is_whitespace) {
-            Some((id, name)) => Ok((id.into(), name.trim().into())),
-            None => Err(format!("the line {line:?} is not an id and a name")),
-        })
-        .collect()
 }

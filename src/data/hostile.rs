@@ -6,6 +6,7 @@
 use super::archive::walk;
 use super::augment::{Geometry, Window};
 use super::cifar::{CIFAR10_BINARY, CIFAR10_PYTHON, CIFAR100_BINARY, Cifar};
+use super::class_names::{ClassList, Classes};
 use super::cover::Needed;
 use super::decode::{Decoder, Image};
 use super::packed::manifest::Manifest;
@@ -15,7 +16,7 @@ use super::shards::index_shard;
 use super::source::Source;
 use super::stats::Stats;
 use super::worker::Worker;
-use super::{braces, matlab};
+use super::{braces, matlab, validation};
 
 /// Walks a tar.
 pub fn tar(bytes: &[u8]) -> Result<(), String> {
@@ -92,6 +93,27 @@ pub fn matlab(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+/// Reads a list of class names, in the form that its first character tells.
+pub fn class_names(bytes: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(bytes);
+    let list = match text.starts_with('{') {
+        true => ClassList::from_json(&text)?,
+        false => ClassList::from_lines(&text)?,
+    };
+    let Classes { ids, names } = list.into_classes();
+    assert_eq!(ids.len(), names.len());
+    Ok(())
+}
+
+/// Reads the labels of validation images in each of their forms.
+pub fn validation(bytes: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(bytes);
+    let labels = validation::solution(&text, |wnid| wnid.len() as u32);
+    assert!(labels.as_ref().map_or(0, Vec::len) <= 1_000_000, "as many as an image's number");
+    let (ids, table) = (validation::ids(&text), validation::text_table(&text));
+    labels.map(drop).or(ids.map(drop)).or(table.map(drop))
+}
+
 /// Expands a pattern of paths.
 pub fn pattern(bytes: &[u8]) -> Result<(), String> {
     let pattern = String::from_utf8_lossy(bytes);
@@ -127,7 +149,8 @@ pub fn stats(bytes: &[u8]) -> Result<(), String> {
     if let Some(image) = &stats.mean_image {
         assert_eq!(image.values().len(), image.width() as usize * image.height() as usize * 3);
     }
-    assert!(stats.colours.mean.iter().all(|mean| (0.0..=255.0).contains(mean)));
+    let mut levels = stats.colours.mean.into_iter().chain(stats.colours.std);
+    assert!(levels.all(|level| (0.0..=255.0).contains(&level)));
     Ok(())
 }
 

@@ -37,6 +37,9 @@ pub struct ColourStatistics {
     pub component_std: [f64; 3],
 }
 
+/// Where the products of two channels stand.
+const PLACE: [[usize; 3]; 3] = [[0, 1, 2], [1, 3, 4], [2, 4, 5]];
+
 /// Pixels whose products are summed in 32 bits: 65536 * 255² is below 2³².
 const BLOCK_PIXELS: usize = 1 << 16;
 
@@ -64,6 +67,25 @@ impl Moments {
         self.products.iter_mut().zip(other.products).try_for_each(|(to, from)| add(to, from))
     }
 
+    /// Whether the sums can be those of pixels: `Σx ≤ 255 n`, `Σxy ≤ 255 Σx`, `(Σx)² ≤ n Σx²`. Others
+    /// come from a damaged file.
+    #[must_use]
+    pub fn are_of_pixels(&self) -> bool {
+        let n = u128::from(self.num_pixels);
+        let sums = self.sums.map(u128::from);
+        let of_levels = sums.iter().all(|&sum| sum <= 255 * n);
+        let mut products = PLACE.into_iter().zip(sums).flat_map(|(places, sum)| {
+            places.into_iter().zip(sums).map(move |(place, other)| (place, sum, other))
+        });
+        of_levels
+            && products.all(|(place, sum, other)| self.product(place) <= 255 * sum.min(other))
+            && [0, 1, 2].into_iter().all(|i| sums[i] * sums[i] <= n * self.product(PLACE[i][i]))
+    }
+
+    fn product(&self, place: usize) -> u128 {
+        u128::from(self.products[place])
+    }
+
     /// Mean, covariance and components; `None` without pixels.
     #[must_use]
     pub fn statistics(&self) -> Option<ColourStatistics> {
@@ -84,9 +106,8 @@ impl Moments {
 
     /// `(n Σxy - Σx Σy) / n²`; the numerator, in which digits cancel, is exact.
     fn covariance(&self, i: usize, j: usize) -> f64 {
-        const PLACE: [[usize; 3]; 3] = [[0, 1, 2], [1, 3, 4], [2, 4, 5]];
         let n = u128::from(self.num_pixels);
-        let of_products = n * u128::from(self.products[PLACE[i][j]]);
+        let of_products = n * self.product(PLACE[i][j]);
         let of_sums = u128::from(self.sums[i]) * u128::from(self.sums[j]);
         let magnitude = of_products.abs_diff(of_sums) as f64 / (n as f64 * n as f64);
         if of_products >= of_sums { magnitude } else { -magnitude }

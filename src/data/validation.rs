@@ -106,7 +106,7 @@ fn number(name: &str) -> Option<usize> {
 }
 
 /// Reads Kaggle's table.
-fn solution(text: &str, label: impl Fn(&str) -> u32) -> Result<Vec<u32>, String> {
+pub(super) fn solution(text: &str, label: impl Fn(&str) -> u32) -> Result<Vec<u32>, String> {
     let mut labels = Vec::new();
     for (line, at) in text.lines().skip(1).zip(2..) {
         let parsed = line.split_once(',').and_then(|(image, boxes)| {
@@ -124,7 +124,7 @@ fn solution(text: &str, label: impl Fn(&str) -> u32) -> Result<Vec<u32>, String>
 }
 
 /// An ILSVRC id a line.
-fn ids(text: &str) -> Result<Vec<u32>, String> {
+pub(super) fn ids(text: &str) -> Result<Vec<u32>, String> {
     let parse = |(line, at): (&str, usize)| {
         line.trim().parse().map_err(|_| format!("line {at} is not an ILSVRC id; fetch it again"))
     };
@@ -178,7 +178,7 @@ fn table(path: &Path, bytes: &[u8]) -> Result<HashMap<u32, String>, DataError> {
 }
 
 /// `n02119789 1 kit_fox`, one class a line.
-fn text_table(text: &str) -> Result<HashMap<u32, String>, String> {
+pub(super) fn text_table(text: &str) -> Result<HashMap<u32, String>, String> {
     let parse = |(line, at): (&str, usize)| {
         let mut words = line.split_whitespace();
         words

@@ -189,6 +189,9 @@ impl Part {
             if let Some(bad) = shard.bad.iter().find(|bad| !range.contains(&bad.index)) {
                 return Err(format!("lists image {} in {name}, which is not of it", bad.index));
             }
+            if !shard.moments.are_of_pixels() {
+                return Err(format!("lists sums for {name} that no pixels have"));
+            }
             let num_range = range.len();
             if shard.num_images.checked_add(shard.bad.len()) != Some(num_range) {
                 return Err(format!(

@@ -91,6 +91,9 @@ impl Stats {
         if format != FORMAT {
             return Err(format!("has format {format}, and this program reads {FORMAT}"));
         }
+        if !moments.are_of_pixels() {
+            return Err("has sums that no pixels have".into());
+        }
         let colours = moments.statistics().ok_or("counts no pixels")?;
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| text(&error))?;
         let mean_image = tensors.tensor(MEAN_IMAGE).ok().map(|view| image(&view)).transpose()?;

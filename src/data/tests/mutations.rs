@@ -89,6 +89,16 @@ fn the_table_of_the_devkit() {
 }
 
 #[test]
+fn lists_of_class_names_and_of_validation_labels() {
+    let json = br#"{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}"#;
+    mutate("class names as JSON", hostile::class_names, json, 3000);
+    mutate("class names as lines", hostile::class_names, b"n1 cat\nn2 dog\n", 3000);
+    let table = b"ImageId,PredictionString\nILSVRC2012_val_00000003,n01440764 85 1 499 272\n";
+    mutate("Kaggle's labels", hostile::validation, table, 3000);
+    mutate("the devkit's text", hostile::validation, b"n02119789 1 kit_fox\nn02100735 2 x\n", 3000);
+}
+
+#[test]
 fn images() {
     mutate("JPEG", hostile::image, &jpeg(40, 30, 1), 1000);
     let mut png = std::io::Cursor::new(Vec::new());

@@ -53,6 +53,34 @@ fn mean_and_covariance_are_those_of_a_two_pass_reference() {
 }
 
 #[test]
+fn sums_that_no_pixels_have_are_not_taken_for_pixels() {
+    let moments = Moments::of(&(0..=254).collect::<Vec<u8>>());
+    assert!(moments.are_of_pixels() && Moments::default().are_of_pixels());
+    assert!(Moments::of(&[255; 300]).are_of_pixels() && Moments::of(&[0; 300]).are_of_pixels());
+    let damage: [fn(&mut Moments); 5] = [
+        |m| m.num_pixels = 1,
+        |m| m.sums[2] = 256 * m.num_pixels,
+        |m| m.products[1] = 256 * m.sums[0],
+        |m| m.products[5] = u64::MAX,
+        |m| m.products[0] /= 2,
+    ];
+    for damage in damage {
+        let mut moments = moments;
+        damage(&mut moments);
+        assert!(!moments.are_of_pixels(), "{moments:?}");
+    }
+}
+
+#[test]
+fn a_file_of_sums_that_no_pixels_have_is_damaged() {
+    let mut stats = fitted(Arc::new(Pictures::new(2)), 10);
+    stats.moments.num_pixels /= 100;
+    let problem =
+        Stats::of_bytes(&stats.to_bytes().expect("a file")).expect_err("a mean above 255");
+    assert_eq!(problem, "has sums that no pixels have");
+}
+
+#[test]
 fn components_are_orthonormal_eigenvectors_in_falling_order_with_a_fixed_sign() {
     let ramp: Vec<u8> = (0..3000u32).map(|i| (i * i * 7 % 251 / (1 + i % 3)) as u8).collect();
     let grey: Vec<u8> = (0..=255).flat_map(|level| [level; 3]).collect();
