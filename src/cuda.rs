@@ -54,8 +54,8 @@ impl Pinning for PinnedFor {
         if let Err(error) = &pinned {
             WARNED.get_or_init(|| {
                 tracing::warn!(
-                    "the memory of batches cannot be pinned, so that copies to the GPU hold up its \
-                     work: {error}; `ulimit -l` may be too low"
+                    "the memory of batches is not pinned, so that copies to the GPU hold up the threads \
+                     that ask for them: {error}"
                 );
             });
         }

@@ -30,8 +30,8 @@ pub struct Feed {
     geometry: Geometry,
     colours: Colours,
     workers: usize,
-    /// The first of the devices that batches go to.
-    device: Device,
+    /// The devices that batches go to.
+    devices: Vec<Device>,
 }
 
 /// Makes the generated set if it is asked for and not there yet; the folder of the images.
@@ -59,11 +59,11 @@ pub fn locate(config: &DataConfig) -> Result<PathBuf> {
 }
 
 impl Feed {
-    /// Opens both splits, for devices such as `device`. `input` is the side of the architecture's input.
+    /// Opens both splits, for `devices`. `input` is the side of the architecture's input.
     ///
     /// # Errors
     /// If the images are not there, or not as expected.
-    pub fn open(config: &Config, input: usize, device: Device) -> Result<Self> {
+    pub fn open(config: &Config, input: usize, devices: &[Device]) -> Result<Self> {
         let colours = Colours::find(config)?;
         let path = locate(&config.data)?;
         let data = &config.data;
@@ -78,7 +78,7 @@ impl Feed {
             },
             colours,
             workers: num_workers(data.workers),
-            device,
+            devices: devices.to_vec(),
         })
     }
 
@@ -149,10 +149,13 @@ impl Feed {
 
     /// Bytes where the device makes the last pass, else finished pixels.
     fn form(&self, config: &Config) -> Form {
-        let can_leave = self.colours.normalisation.mean_image.is_none();
+        let can_leave = || {
+            self.colours.normalisation.mean_image.is_none()
+                && self.devices.iter().all(|device| cuda::engine(*device).is_some())
+        };
         match config.data.finish {
             Finish::Device => Form::Unfinished,
-            Finish::Auto if can_leave && cuda::engine(self.device).is_some() => Form::Unfinished,
+            Finish::Auto if can_leave() => Form::Unfinished,
             Finish::Auto | Finish::Loader => Form::Finished(output(config.train.precision)),
         }
     }
@@ -170,7 +173,7 @@ impl Feed {
             workers: self.workers,
             depth: config.data.depth,
             form: self.form(config),
-            pinning: cuda::pinning(self.device),
+            pinning: self.devices.first().and_then(|device| cuda::pinning(*device)),
             cancel: cancel.clone(),
         }
     }

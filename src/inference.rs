@@ -87,7 +87,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     }
     let views = views(args.views);
     let world = run::world(&model.config)?;
-    let feed = Feed::open(&model.config, model.arch.input as usize, world.devices[0])?;
+    let feed = Feed::open(&model.config, model.arch.input as usize, &world.devices)?;
     let expected = &model.classes;
     ensure!(
         feed.train.classes() == expected,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor};
 
 use crate::cuda::engine;
@@ -64,6 +64,10 @@ impl Intake {
             "{len} pixel values are no images of {side} pixels a side; set data.crop to 0, or to what \
              the network is fed"
         );
+        ensure!(
+            matches!(batch.images, Pixels::U8(_)) == batch.unfinished.is_some(),
+            "a rank takes finished pixels, or bytes with what is left to do to them"
+        );
         let (x, labels) = match &mut self.upload {
             None => (self.on_host(batch)?, tensor_of(&batch.labels)?),
             Some(upload) => {
@@ -81,20 +85,27 @@ impl Intake {
 
     /// A copy of the batch's images in memory, finished.
     fn on_host(&self, batch: &Batch) -> Result<Tensor> {
-        let (pixels, rest) = match (&batch.images, &batch.unfinished) {
-            (Pixels::F32(floats), _) => return Ok(tensor_of(floats)?),
-            (Pixels::Bf16(floats), _) => return Ok(tensor_of(floats)?),
-            (Pixels::U8(bytes), Some(rest)) => (bytes, rest),
-            (Pixels::U8(_), None) => {
-                bail!("a rank takes finished pixels, or bytes with what is left to do to them")
-            }
+        let pixels = match &batch.images {
+            Pixels::F32(floats) => return Ok(tensor_of(floats)?),
+            Pixels::Bf16(floats) => return Ok(tensor_of(floats)?),
+            Pixels::U8(bytes) => bytes,
         };
+        let rest = batch.unfinished.as_ref().context("bytes are not ready for the network")?;
         let Unfinished { windows, offsets, scale } = rest;
         let images = Finish { pixels, crop: self.side, windows, offsets, scale: *scale };
         let options = (finished(self.kind), self.device);
         let mut x = Tensor::f_empty([pixels.len() as i64], options)?;
         by_kind!(x.kind(), T => images.run(slice_mut::<T>(&mut x)));
         Ok(x)
+    }
+
+    /// Lets go of the batches last taken, once they have been copied: before a wait in which the loader
+    /// could use their memory.
+    ///
+    /// # Errors
+    /// If the GPU is lost.
+    pub fn release(&mut self) -> Result<()> {
+        self.upload.as_mut().map_or(Ok(()), Upload::release)
     }
 
     /// The last pass on the GPU, over bytes that lie there.
@@ -187,6 +198,14 @@ mod tests {
             assert_eq!(x, y, "{kind:?}");
             assert_eq!(labels, Tensor::from_slice(&[1i64, 2]));
         }
+    }
+
+    #[test]
+    fn bytes_without_a_word_of_what_is_left_to_do_are_refused() {
+        let batch = Arc::new(Batch::standalone(0, Pixels::U8(vec![0; 48]), vec![0]));
+        let mut intake = Intake::to(Device::Cpu, Kind::Float, 4).expect("needs nothing");
+        let error = intake.take(&batch).expect_err("not finished").to_string();
+        assert!(error.contains("what is left to do"), "{error}");
     }
 
     #[test]

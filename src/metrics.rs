@@ -59,6 +59,12 @@ impl PhaseTimes {
         self.0[phase as usize]
     }
 
+    /// The time of all phases together.
+    #[must_use]
+    pub fn total_ms(&self) -> f64 {
+        self.0.iter().sum()
+    }
+
     /// Adds `weight` times the times of `other`.
     fn add(&mut self, other: &Self, weight: f64) {
         self.0.iter_mut().zip(other.0).for_each(|(ms, other)| *ms += weight * other);

@@ -16,7 +16,8 @@ pub const UNFINISHED: &str = ".unfinished-";
 /// Replaces the file at `path` by what `write` writes.
 ///
 /// # Errors
-/// What `write` or the system says; what was there before is untouched.
+/// What `write` or the system says. What was there before is untouched, unless only the new name could
+/// not be forced to disk.
 pub fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,

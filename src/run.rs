@@ -195,7 +195,7 @@ impl Handout {
 pub fn weights_after(config: &Config, num_steps: u64) -> Result<Tensors> {
     let world = world(config)?;
     let arch = architecture(config, config.net.classes)?;
-    let feed = Feed::open(config, arch.input as usize, world.devices[0])?;
+    let feed = Feed::open(config, arch.input as usize, &world.devices)?;
     let loader = feed.train(config, world.topology, 0..num_steps, &world.cancel)?;
     let handout = Handout::new(loader);
     let parts = world.run(|place| {

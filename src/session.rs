@@ -107,7 +107,7 @@ impl<'a> Session<'a> {
         let world = run::world(config)?;
         // The input side does not depend on the number of classes.
         let side = run::architecture(config, config.net.classes.max(1))?.input;
-        let feed = Feed::open(config, side as usize, world.devices[0])?;
+        let feed = Feed::open(config, side as usize, &world.devices)?;
         let classes = feed.train.classes().len();
         ensure!(
             config.net.classes == 0 || config.net.classes == classes,
@@ -182,6 +182,7 @@ impl<'a> Session<'a> {
             let done = worker.step(&batch, step, lr)?;
             at.notes.add(Noted {
                 step,
+                begun,
                 num_images: batch.labels.len(),
                 lr,
                 wait_ms,

@@ -40,8 +40,9 @@ struct Marks {
 impl Marks {
     fn put(&mut self, at: usize, stream: &CudaStream) -> Result<()> {
         if at == self.events.len() {
-            let timed = CUevent_flags::CU_EVENT_DEFAULT;
-            self.events.push(stream.context().new_event(Some(timed))?);
+            // Timed, and a thread that waits for it sleeps.
+            let flags = CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+            self.events.push(stream.context().new_event(Some(flags))?);
         }
         Ok(self.events[at].record(stream)?)
     }

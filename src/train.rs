@@ -27,8 +27,8 @@ use report::{Asked, LossPart};
 
 pub use report::{Reporting, Reports, StepDone};
 
-/// The loss stopped being a number. Where it is read a step late, its update has been made, so that a
-/// parameter is to blame; the weights are of no use then, and are not saved.
+/// The loss stopped being a number. Where it is read a step late, updates have been made with it: the
+/// weights are of no use then, and are not saved.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the loss of step {step} is {loss}; the first layer that is not finite: {layer}. Lower --lr, \
@@ -160,6 +160,7 @@ impl Worker {
             let p = loss::mean_probabilities(&self.logits(x)?, views)?;
             tally += count_readable(&p, &labels)?;
         }
+        self.intake.release()?;
         let mut sum = tally.to_tensor(self.place.device);
         self.place.data.all_reduce(&mut sum)?;
         Ok(Tally::from_tensor(&sum))
@@ -190,13 +191,15 @@ impl Worker {
         Ok((x.f_constant_pad_nd(blank)?, labels.f_pad([0, missing], "constant", NO_LABEL)?))
     }
 
-    /// Looks for the layer to blame, with the batch of the step unless it is gone.
+    /// Looks for the layer to blame, with the batch of the step unless it is gone: then its update has been
+    /// made too, and has spread what is not finite through the weights.
     fn diverged(&mut self, batch: Option<&Arc<Batch>>, step: u64, loss: f64) -> Result<Diverged> {
         let layer = match (self.net.arena.first_non_finite(), batch) {
+            (_, None) => {
+                "unknown after the update (on a GPU losses are read a step late)".to_owned()
+            }
             (Some(parameter), Some(_)) => format!("{parameter} (a parameter)"),
-            (Some(parameter), None) => format!("{parameter} (a parameter, after the update)"),
             (None, Some(batch)) => self.first_non_finite(batch, step)?,
-            (None, None) => "no parameter, so it was an image or the loss itself".to_owned(),
         };
         Ok(Diverged { step, loss, layer })
     }
@@ -218,7 +221,7 @@ impl Worker {
 /// The label of what is not to be counted.
 const NO_LABEL: f64 = -1.0;
 
-/// Counts the images whose label is a class: unreadable test images carry none.
+/// Counts the images whose label is a class: those that stand for what a short share lacks carry none.
 fn count_readable(p: &Tensor, labels: &Tensor) -> Result<Tally> {
     let readable = labels.f_ge(0)?.f_nonzero()?.f_view([-1])?;
     Tally::count(&p.f_index_select(0, &readable)?, &labels.f_index_select(0, &readable)?)

@@ -6,13 +6,12 @@ use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode, Optimizer, Pr
 use alexnet_mgpu::data::{Batch, GeneratedSpec, generate};
 use alexnet_mgpu::feed::Feed;
 use alexnet_mgpu::run::{self, Handout};
-use tch::Device;
 
 /// The losses of `num_steps` steps on the same batch of images, without dropout.
 fn losses(config: &Config, num_steps: u64) -> Vec<f64> {
     let world = run::world(config).expect("CPU devices");
     let arch = run::architecture(config, 10).expect("a known network");
-    let feed = Feed::open(config, arch.input as usize, Device::Cpu).expect("images");
+    let feed = Feed::open(config, arch.input as usize, &world.devices).expect("images");
     let loader = feed.train(config, world.topology, 0..1, &world.cancel).expect("one batch");
     let batches = Handout::new(loader);
     let parts = world

@@ -33,8 +33,8 @@ pub struct Delivery {
     pub consumers_per_share: usize,
     /// Threads that read and decode.
     pub workers: usize,
-    /// Finished batches that may wait for a consumer. A share has `depth + 2` slots, so a consumer
-    /// may keep one batch while it asks for the next.
+    /// Finished batches that may wait for a consumer. A share has `depth + 3` slots: one is filled, and a
+    /// consumer may keep two while it asks for the next.
     pub depth: usize,
     /// What is delivered of the images.
     pub form: Form,
@@ -153,7 +153,7 @@ pub(super) fn spawn(
     let mut lanes = Vec::new();
     for share in shares {
         let slot = || Slot::new(form, filler.normalisation(), share.len(), filler.shape());
-        let ring = Ring::new((0..depth + 2).map(|_| slot().pinned(pinning.as_deref())));
+        let ring = Ring::new((0..depth + 3).map(|_| slot().pinned(pinning.as_deref())));
         let (queues, ends): (Vec<_>, Vec<_>) =
             (0..consumers_per_share).map(|_| bounded(depth)).unzip();
         lanes.push(Lane { share, ring, queues });

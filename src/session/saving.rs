@@ -1,6 +1,7 @@
 //! Between a run under way and its checkpoints: what is saved, by whom, and what a new run starts from.
 //!
-//! Every rank lays down the parts it speaks for, and the one that completes the network writes it. How a checkpoint lies on disk is [`crate::checkpoint`]'s business.
+//! Every rank lays down the parts it speaks for, and the one that completes the network writes it. How a
+//! checkpoint lies on disk is [`crate::checkpoint`]'s business.
 
 use std::path::Path;
 use std::sync::PoisonError;

@@ -2,13 +2,14 @@
 //!
 //! Copies run on a stream of their own into one of two sets of tensors, in turns: one set fills while
 //! the other is computed with. The host waits for nothing but a copy of two turns ago. What is copied
-//! stays alive until its copy is done; memory that is not pinned is copied correctly, but not beside
-//! anything.
+//! stays alive until its copy is done; memory that is not pinned is copied correctly, but the host waits
+//! for it.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
 
 use anyhow::Result;
+use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, CudaStream, result};
 use tch::{Device, Kind, Tensor};
 
@@ -51,13 +52,10 @@ pub struct Upload<O, const PARTS: usize> {
 /// One set of tensors.
 struct Turn<O> {
     tensors: Vec<Tensor>,
-    under_way: Option<Copying<O>>,
-}
-
-/// A copy that may not be done yet.
-struct Copying<O> {
-    arrived: CudaEvent,
-    _owner: Arc<O>,
+    /// What is copied to them, until it is known that the copy is done.
+    owner: Option<Arc<O>>,
+    /// Passed when it is; none if it could not be asked for.
+    arrived: Option<CudaEvent>,
 }
 
 impl<O, const PARTS: usize> Upload<O, PARTS> {
@@ -67,8 +65,11 @@ impl<O, const PARTS: usize> Upload<O, PARTS> {
     /// If the GPU cannot be used.
     pub fn to(device: usize) -> Result<Self> {
         let compute = borrowed_stream(device)?;
+        // SAFETY: the events in question are those of cudarc's own slices, and there are none. Without this
+        // a first stream waits for the whole GPU, and there may be ranks on it that wait for this one.
+        unsafe { compute.context().disable_event_tracking() };
         let copies = compute.context().new_stream()?;
-        let turns = std::array::from_fn(|_| Turn { tensors: Vec::new(), under_way: None });
+        let turns = std::array::from_fn(|_| Turn { tensors: vec![], owner: None, arrived: None });
         Ok(Self { device, compute, copies, turns, issued: None })
     }
 
@@ -84,9 +85,7 @@ impl<O, const PARTS: usize> Upload<O, PARTS> {
     ) -> Result<[Tensor; PARTS]> {
         let parts = parts(owner);
         let [turn, _] = &mut self.turns;
-        if let Some(copy) = turn.under_way.take() {
-            copy.arrived.synchronize()?;
-        }
+        turn.release(&self.copies)?;
         let issued = self.compute.record_event(None)?;
         let is_new = turn.reserve(&parts, self.device)?;
         // New memory may be in use by what was asked for last; else the last to use this set was what
@@ -96,6 +95,7 @@ impl<O, const PARTS: usize> Upload<O, PARTS> {
             _ => self.copies.wait(&issued)?,
         }
         self.issued = Some(issued);
+        turn.owner = Some(Arc::clone(owner));
         for (part, tensor) in parts.iter().zip(&turn.tensors).filter(|(part, _)| part.len() > 0) {
             let address = tensor.data_ptr() as u64;
             // SAFETY: the tensor has room for the part, and nothing on the GPU uses it: see above. The
@@ -104,16 +104,36 @@ impl<O, const PARTS: usize> Upload<O, PARTS> {
                 result::memcpy_htod_async(address, part.bytes, self.copies.cu_stream())?;
             }
         }
-        let arrived = self.copies.record_event(None)?;
+        // Of the flags this has the thread sleep while it waits.
+        let arrived = self.copies.record_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))?;
         self.compute.wait(&arrived)?;
-        turn.under_way = Some(Copying { arrived, _owner: Arc::clone(owner) });
+        turn.arrived = Some(arrived);
         let sent = std::array::from_fn(|i| turn.tensors[i].narrow(0, 0, parts[i].len() as i64));
         self.turns.rotate_left(1);
         Ok(sent)
     }
+
+    /// Lets go of all that has been sent, once it has been copied.
+    ///
+    /// # Errors
+    /// If the GPU is lost.
+    pub fn release(&mut self) -> Result<()> {
+        self.turns.iter_mut().try_for_each(|turn| turn.release(&self.copies))
+    }
 }
 
 impl<O> Turn<O> {
+    /// Waits for the copy and lets go of what was copied.
+    fn release(&mut self, copies: &CudaStream) -> Result<()> {
+        match (&self.owner, self.arrived.take()) {
+            (None, _) => {}
+            (Some(_), Some(arrived)) => arrived.synchronize()?,
+            (Some(_), None) => copies.synchronize()?,
+        }
+        self.owner = None;
+        Ok(())
+    }
+
     /// Makes room for the parts; whether any of it is new.
     fn reserve(&mut self, parts: &[Part<'_>], device: usize) -> Result<bool> {
         let mut is_new = false;

@@ -126,7 +126,7 @@ fn memory_is_pinned_by_whole_pages_as_long_as_batches_may_lie_in_it() {
         pins.iter().any(|&(first, last)| (first..=last).contains(&address))
     };
     let ranges: Vec<_> = pins.0.lock().expect("no panic").iter().copied().collect();
-    assert_eq!(ranges.len(), 4 * 4, "images, windows, offsets and labels of depth + 2 slots");
+    assert_eq!(ranges.len(), 5 * 4, "images, windows, offsets and labels of depth + 3 slots");
     let page = 1 << 16;
     assert!(ranges.windows(2).all(|pair| pair[0].1 / page < pair[1].0 / page), "{ranges:x?}");
     let mut kept = None;

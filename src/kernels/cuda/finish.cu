@@ -23,7 +23,7 @@ __device__ inline float finished(
     int x = value / 3, c = value % 3;
     x = window.left + (window.mirrored ? CROP - 1 - x : x);
     y += window.top;
-    if (x < 0 || x >= window.width || y < 0 || y >= window.height) return 0;
+    if (x < 0 || x >= window.width || x >= CROP || y < 0 || y >= window.height || y >= CROP) return 0;
     unsigned char pixel = images[((image * CROP + y) * CROP + x) * 3 + c];
     return float(pixel) * scale.at[c] + (c == 0 ? offset.at[0] : c == 1 ? offset.at[1] : offset.at[2]);
 }
