@@ -42,6 +42,9 @@ pub fn collectives(args: &GpuCheckCollectivesArgs) -> Result<()> {
             .with_context(|| format!("broken: {name}"))?;
         println!("ok  {name}");
     }
+    if devices.len() == 1 {
+        return Ok(()); // nobody to fail, or to come late
+    }
     // In hybrid mode every rank has peers on both axes.
     world(Division::Hybrid, PLENTY)?.run(|place| both_axes(&place))?;
     println!("ok  all of it in turns on both axes of the same ranks");

@@ -264,12 +264,16 @@ fn gpu_check(arguments: &[&str]) {
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
     assert!(output.status.success(), "{}\n{}", text[0], text[1]);
     let num_ok = text[0].lines().filter(|line| line.starts_with("ok  ")).count();
-    assert_eq!(num_ok, contract::CLAUSES.len() + 3, "{}", text[0]);
+    // One rank has no peer to fail, or to come late.
+    let others = if arguments.contains(&"1") { 0 } else { 3 };
+    assert_eq!(num_ok, contract::CLAUSES.len() + others, "{}", text[0]);
 }
 
 #[test]
 fn the_check_for_gpus_passes_on_cpu_threads() {
-    gpu_check(&["--ranks", "3", "--device", "cpu", "--backend", "in-process"]);
+    for ranks in ["1", "3"] {
+        gpu_check(&["--ranks", ranks, "--device", "cpu", "--backend", "in-process"]);
+    }
 }
 
 #[test]
@@ -281,5 +285,7 @@ fn threads_keep_the_contract_on_gpus() {
 #[test]
 #[ignore = "needs a GPU and NCCL, and fails without them: cargo test --test collectives -- --ignored"]
 fn nccl_keeps_the_contract() {
-    gpu_check(&["--ranks", "2", "--backend", "nccl"]);
+    for ranks in ["1", "2"] {
+        gpu_check(&["--ranks", ranks, "--backend", "nccl"]);
+    }
 }

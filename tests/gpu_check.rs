@@ -121,6 +121,7 @@ case "$*" in
             {"name": "lrn", "difference": null, "limit": 1e-5},
             {"name": "dropout", "difference": 0.5, "limit": 1e-5}]}' | tr -d '\n'
         exit 1 ;;
+    "gpu-check collectives --ranks 1 "*nccl*) echo "ok  sums" ;;
     "gpu-check collectives"*nccl*)
         echo "NCCL 2.28.9 cannot put several ranks on one GPU; 2.30 and later can"; exit 4 ;;
     "gpu-check collectives"*) echo "ok  sums"; echo "ok  shares" ;;
@@ -166,6 +167,7 @@ fn both_backends_are_checked_by_name_and_what_nccl_cannot_do_is_no_failure_of_ou
         fakes.run(&["--only", "collectives", "--only", "modes"], PROGRAM, PYTHON);
     assert_eq!(output.status.code(), Some(1), "verify by NCCL fails");
     assert!(row(&report, "collectives, in-process, 4 ranks").contains("2 promises kept | pass |"));
+    assert!(row(&report, "collectives, nccl, 1 rank").contains("1 promises kept | pass |"));
     let shared = row(&report, "collectives, nccl, 2 ranks");
     assert!(shared.contains("not run: NCCL 2.28.9 cannot put several ranks"), "{shared}");
     let verified = row(&report, "verify, alexnet, in-process, 2 ranks");

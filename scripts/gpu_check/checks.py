@@ -6,7 +6,7 @@ import re
 CANNOT_SHARE = "cannot put several ranks on one GPU"
 BACKENDS = ["in-process", "nccl"]
 # Ranks of the checks; each waits twenty seconds for one that does not come.
-COLLECTIVES = {"in-process": [4], "nccl": [2, 4]}
+COLLECTIVES = {"in-process": [4], "nccl": [1, 2, 4]}
 
 
 def number(value):
@@ -47,7 +47,7 @@ def check_collectives(machine, report):
     results = report.results["collectives"] = {}
     for backend in BACKENDS:
         for num_ranks in COLLECTIVES[backend]:
-            what = f"collectives, {backend}, {num_ranks} ranks"
+            what = f"collectives, {backend}, {num_ranks} rank{'s' if num_ranks > 1 else ''}"
             if why := obstacle(machine, backend):
                 report.not_run(what, why)
                 continue

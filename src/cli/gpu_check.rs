@@ -1,6 +1,6 @@
 //! The flags of `gpu-check`, a command for this project's own checks, which `--help` does not list.
 
-use clap::{Args, Subcommand, builder::RangedU64ValueParser};
+use clap::{Args, Subcommand};
 
 use super::positive;
 use crate::config::{BackendChoice, DeviceChoice};
@@ -16,17 +16,12 @@ pub enum GpuCheckCommand {
     Speed(GpuCheckSpeedArgs),
 }
 
-/// A rank alone has nobody to wait for.
-fn several() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(2..)
-}
-
 /// The flags of `gpu-check collectives`.
 #[derive(Args, Clone, Debug)]
 pub struct GpuCheckCollectivesArgs {
-    /// How many ranks; more than GPUs share them, which NCCL 2.30 does with
-    /// NCCL_MULTI_RANK_GPU_ENABLE=1
-    #[arg(long, value_name = "N", default_value = "2", value_parser = several())]
+    /// How many ranks, one to see whether NCCL works at all; more than GPUs share them, which NCCL 2.30
+    /// does with NCCL_MULTI_RANK_GPU_ENABLE=1
+    #[arg(long, value_name = "N", default_value = "2", value_parser = positive())]
     pub ranks: usize,
     /// What carries data between the ranks
     #[arg(long, value_enum, default_value = "auto")]

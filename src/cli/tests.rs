@@ -78,7 +78,7 @@ fn wrong_lines_are_refused() {
         "predict --model m",
         "bench",
         "-b x",
-        "gpu-check collectives --ranks 1",
+        "gpu-check collectives --ranks 0",
     ] {
         let words = std::iter::once("alexnet-mgpu").chain(line.split_whitespace());
         let error = Cli::try_parse_from(words).expect_err(line);

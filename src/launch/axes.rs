@@ -50,7 +50,7 @@ impl Axes {
     pub(super) fn new(topology: Topology, backend: Backend) -> Result<Self> {
         let groups = |axis| -> Result<_> {
             let (num, size) = topology.groups(axis);
-            (0..num).map(|_| Group::new(size, backend)).collect()
+            (0..num).map(|_| Group::new(size, topology.num_ranks(), backend)).collect()
         };
         Ok(Self { data: groups(Axis::Data)?, columns: groups(Axis::Columns)? })
     }
@@ -85,8 +85,11 @@ impl Axes {
 }
 
 impl Group {
-    fn new(size: usize, backend: Backend) -> Result<Self> {
+    /// A group of one needs nothing, but NCCL is asked for by name where the run has one rank: it is to be
+    /// tried.
+    fn new(size: usize, num_ranks: usize, backend: Backend) -> Result<Self> {
         Ok(match (size, backend) {
+            (1, Backend::Nccl) if num_ranks == 1 => Self::Nccl(nccl::Rendezvous::new(1)?),
             (1, _) => Self::Alone,
             (_, Backend::InProcess) => Self::Threads(Rendezvous::new(size)),
             (_, Backend::Nccl) => Self::Nccl(nccl::Rendezvous::new(size)?),
