@@ -1,21 +1,22 @@
 //! What a step has to say, at once as on a CPU or a step late as on a GPU: the same numbers, each once, in
 //! order, and nothing that went wrong is passed over.
 
+mod forwarding;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use alexnet_mgpu::collective::{Collective, Solo};
+use alexnet_mgpu::collective::Solo;
 use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode};
 use alexnet_mgpu::data::{Batch, Pixels};
 use alexnet_mgpu::launch::World;
-
 use alexnet_mgpu::metrics::Phase;
 use alexnet_mgpu::net::arch::Architecture;
 use alexnet_mgpu::random::{Key, Purpose};
 use alexnet_mgpu::run;
 use alexnet_mgpu::train::{Diverged, Reporting, Reports, StepDone, Worker};
 use anyhow::Result;
-use tch::Tensor;
+use forwarding::Forwarding;
 
 /// Two replicas of the small network on CPU threads.
 struct Desk {
@@ -108,44 +109,15 @@ fn a_loss_that_is_no_number_is_found_with_the_next_step_or_before_anything_relie
     }
 }
 
-/// A group whose flush takes its time.
-struct Slow(Box<dyn Collective>);
-
+/// What a flush takes longer than it has to.
 const FLUSH: Duration = Duration::from_millis(20);
-
-impl Collective for Slow {
-    fn rank(&self) -> usize {
-        self.0.rank()
-    }
-    fn size(&self) -> usize {
-        self.0.size()
-    }
-    fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
-        self.0.all_reduce(x)
-    }
-    fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
-        self.0.all_gather(shard, out)
-    }
-    fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
-        self.0.reduce_scatter(x, out)
-    }
-    fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
-        self.0.broadcast(x, root)
-    }
-    fn flush(&self) -> Result<()> {
-        std::thread::sleep(FLUSH);
-        self.0.flush()
-    }
-    fn sent_bytes(&self) -> u64 {
-        self.0.sent_bytes()
-    }
-}
 
 #[test]
 fn waiting_for_gradients_and_for_weights_is_time_of_the_exchange() {
     let work = |worker: &mut Worker, batch: &Arc<Batch>| {
-        let data = std::mem::replace(&mut worker.place.data, Box::new(Solo));
-        worker.place.data = Box::new(Slow(data));
+        let group = std::mem::replace(&mut worker.place.data, Box::new(Solo));
+        let before_flush = || std::thread::sleep(FLUSH);
+        worker.place.data = Box::new(Forwarding { group, before_flush });
         let done = worker.step(batch, 0, 0.01)?.expect("a CPU reports at once");
         Ok(done.phases.ms(Phase::Exchange))
     };

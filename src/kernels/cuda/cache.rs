@@ -10,6 +10,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::replace;
+
 /// What entries begin with; another layout takes another number.
 const MAGIC: &[u8; 8] = b"alexcub1";
 
@@ -83,14 +85,11 @@ fn read(path: &Path, key: &str) -> Option<Vec<u8>> {
 
 /// Replaces the entry at `path` as a whole.
 fn write(path: &Path, key: &str, image: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    for part in [MAGIC, &hash(image).to_le_bytes()[..], key.as_bytes(), b"\0", image] {
-        file.write_all(part)?;
-    }
-    file.persist(path)?;
-    Ok(())
+    fs::create_dir_all(replace::folder(path))?;
+    replace::replace(path, |file| {
+        let parts = [MAGIC, &hash(image).to_le_bytes()[..], key.as_bytes(), b"\0", image];
+        parts.into_iter().try_for_each(|part| file.write_all(part))
+    })
 }
 
 #[cfg(test)]
