@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use super::augment::Window;
-use super::resample::Axis;
 
 /// A rectangle of an image, in pixels; at least one each way, and inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +16,17 @@ pub(super) struct Part {
     pub(super) top: u32,
     pub(super) width: u32,
     pub(super) height: u32,
+}
+
+/// One direction of a frame laid over an image: the centre of frame pixel `i` lies at
+/// `origin + (i + 0.5) * step` image pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Axis {
+    pub(super) origin: f64,
+    pub(super) step: f64,
+    /// The image pixels that have a weight, `first..end`: the image, or the part of it drawn.
+    pub(super) first: u32,
+    pub(super) end: u32,
 }
 
 /// A square frame laid over an image.

@@ -13,7 +13,7 @@ use super::augment::{Geometry, Window};
 use super::error::DataError;
 use super::mean_image::MeanImage;
 use crate::kernels::real::Real;
-use crate::kernels::shuffle;
+use crate::kernels::shuffle::{Shuffle, Shuffled, Shuffling};
 use crate::kernels::simd::{self, Kernel};
 use crate::kernels::stream::{self, LINE, Line, Stream};
 
@@ -267,18 +267,34 @@ fn fill<P: Copy>(out: &mut [P], pixel: [P; 3]) {
     out.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(&pixel));
 }
 
-/// Writes pixels in reverse order.
+/// Reversing the order of pixels.
+struct Mirror<'a> {
+    pixels: &'a [u8],
+    out: &'a mut [u8],
+}
+
+impl Shuffling for Mirror<'_> {
+    #[inline(always)]
+    fn run(self, shuffle: impl Shuffle) {
+        let Self { pixels, out } = self;
+        let (mut end, mut at) = (pixels.len(), 0);
+        // Five pixels at a time; the sixteenth byte is overwritten by the next five.
+        while let (Some(block), Some(to)) =
+            (pixels[..end].last_chunk(), out[at..].first_chunk_mut())
+        {
+            *to = shuffle.reverse_pixels(*block);
+            (end, at) = (end - 15, at + 15);
+        }
+        for (to, from) in out[at..].chunks_exact_mut(3).zip(pixels[..end].chunks_exact(3).rev()) {
+            to.copy_from_slice(from);
+        }
+    }
+}
+
+/// Writes `pixels` to `out` in reverse order.
 #[inline(always)]
 fn mirror(pixels: &[u8], out: &mut [u8]) {
-    let (mut end, mut at) = (pixels.len(), 0);
-    // Five pixels at a time; the sixteenth byte is overwritten by the next five.
-    while let (Some(block), Some(to)) = (pixels[..end].last_chunk(), out[at..].first_chunk_mut()) {
-        *to = shuffle::reverse_pixels(*block);
-        (end, at) = (end - 15, at + 15);
-    }
-    for (to, from) in out[at..].chunks_exact_mut(3).zip(pixels[..end].chunks_exact(3).rev()) {
-        to.copy_from_slice(from);
-    }
+    Shuffled(Mirror { pixels, out }).run();
 }
 
 impl Pixel for u8 {

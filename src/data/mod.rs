@@ -47,6 +47,7 @@ mod stats;
 mod tar_images;
 mod train;
 mod unfinished;
+mod unscaled;
 mod validation;
 mod views;
 mod worker;

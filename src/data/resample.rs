@@ -8,24 +8,14 @@
 
 use std::ops::Range;
 
+use super::cover::{Axis, Drawing};
 use super::jpeg::Plane;
-use crate::kernels::shuffle::{self, SIDE};
-use crate::kernels::simd::{self, Kernel, LANES};
-
-/// One direction of a frame laid over an image: the centre of frame pixel `i` lies at
-/// `origin + (i + 0.5) * step` image pixels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Axis {
-    pub(super) origin: f64,
-    pub(super) step: f64,
-    /// The image pixels that have a weight, `first..end`: the image, or the part of it drawn.
-    pub(super) first: u32,
-    pub(super) end: u32,
-}
+use crate::kernels::shuffle::{SIDE, Shuffle, Shuffled, Shuffling};
+use crate::kernels::simd::{self, LANES};
 
 /// The weights of one direction, as many for every output sample.
 #[derive(Debug, Default)]
-pub(super) struct Taps {
+struct Taps {
     num: usize,
     /// The first source sample of each output sample.
     starts: Vec<usize>,
@@ -35,7 +25,7 @@ pub(super) struct Taps {
 
 impl Taps {
     /// The weights for frame pixels `range` from samples that lie `coarseness` pixels apart.
-    pub(super) fn set(&mut self, axis: Axis, coarseness: usize, range: Range<u32>) {
+    fn set(&mut self, axis: Axis, coarseness: usize, range: Range<u32>) {
         let step = axis.step / coarseness as f64;
         let origin = axis.origin / coarseness as f64;
         let low = axis.first as usize / coarseness;
@@ -67,7 +57,7 @@ impl Taps {
     }
 
     /// The source samples that are looked at.
-    pub(super) fn reach(&self) -> Range<usize> {
+    fn reach(&self) -> Range<usize> {
         let (first, last) = (self.starts.first(), self.starts.last());
         first.copied().unwrap_or(0)..last.map_or(0, |last| last + self.num)
     }
@@ -80,14 +70,55 @@ impl Taps {
 
 /// Weights of both directions for one kind of plane.
 #[derive(Debug, Default)]
-pub(super) struct Taps2 {
-    pub(super) columns: Taps,
-    pub(super) rows: Taps,
+struct Taps2 {
+    columns: Taps,
+    rows: Taps,
 }
 
-/// Scratch memory, kept between images: a strip of [`LANES`] output columns.
+/// Draws planes at any scale; its memory is kept between images.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(super) struct Resample {
+    /// For the first plane.
+    full: Taps2,
+    /// For the other two.
+    colour: Taps2,
+    scratch: Scratch,
+}
+
+impl Resample {
+    /// Takes up a drawing of an image of `size`, whose colour planes have one sample to
+    /// `colour_step` pixels; the columns and rows of the image that are looked at.
+    pub(super) fn set(
+        &mut self,
+        drawing: &Drawing,
+        colour_step: (usize, usize),
+        size: (u32, u32),
+    ) -> [Range<usize>; 2] {
+        let Drawing { cover, columns, rows } = drawing;
+        self.full.columns.set(cover.x, 1, columns.clone());
+        self.full.rows.set(cover.y, 1, rows.clone());
+        self.colour.columns.set(cover.x, colour_step.0, columns.clone());
+        self.colour.rows.set(cover.y, colour_step.1, rows.clone());
+        let reach = |full: &Taps, colour: &Taps, by: usize, len: u32| {
+            let (full, colour) = (full.reach(), colour.reach());
+            full.start.min(colour.start * by)..full.end.max(colour.end * by).min(len as usize)
+        };
+        [
+            reach(&self.full.columns, &self.colour.columns, colour_step.0, size.0),
+            reach(&self.full.rows, &self.colour.rows, colour_step.1, size.1),
+        ]
+    }
+
+    /// Draws planes that hold what [`Self::set`] named.
+    pub(super) fn draw(&mut self, planes: &[Plane], target: Target<'_>) {
+        let Self { full, colour, scratch } = self;
+        simd::run(Shuffled(Draw { planes, full, colour, scratch, target }));
+    }
+}
+
+/// Scratch memory: a strip of [`LANES`] output columns.
+#[derive(Debug, Default)]
+struct Scratch {
     /// Weighed columns, one after the other.
     columns: Vec<f32>,
     /// The same as rows: `[source rows, LANES]`.
@@ -98,30 +129,26 @@ pub(super) struct Scratch {
 
 type Lanes = [f32; LANES];
 
-/// Draws planes into rows of interleaved RGB.
-pub(super) struct Draw<'a> {
-    /// One plane (grey), or three (Y, Cb, Cr).
-    pub(super) planes: &'a [Plane],
-    /// For the first plane.
-    pub(super) full: &'a Taps2,
-    /// For the other two.
-    pub(super) colour: &'a Taps2,
-    pub(super) scratch: &'a mut Scratch,
-    /// From the first pixel of the region on.
+/// Where a region is drawn.
+pub(super) struct Target<'a> {
+    /// Interleaved RGB, from the first pixel of the region on.
     pub(super) out: &'a mut [u8],
-    /// Bytes from one output row to the next.
+    /// Bytes from one row to the next.
     pub(super) pitch: usize,
 }
 
-impl Draw<'_> {
-    pub(super) fn draw(self) {
-        simd::run(self);
-    }
+struct Draw<'a> {
+    /// One plane (grey), or three (Y, Cb, Cr).
+    planes: &'a [Plane],
+    full: &'a Taps2,
+    colour: &'a Taps2,
+    scratch: &'a mut Scratch,
+    target: Target<'a>,
 }
 
-impl Kernel for Draw<'_> {
+impl Shuffling for Draw<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run(self, shuffle: impl Shuffle) {
         let Scratch { columns, turned, planes } = self.scratch;
         let width = self.full.columns.starts.len();
         let taps = [self.full, self.colour, self.colour];
@@ -129,15 +156,23 @@ impl Kernel for Draw<'_> {
             let num = LANES.min(width - left);
             for ((plane, taps), drawn) in self.planes.iter().zip(taps).zip(planes.iter_mut()) {
                 weigh_columns(plane, &taps.columns, left..left + num, columns);
-                turn(columns, plane.height, turned);
+                turn(columns, plane.height, turned, shuffle);
                 weigh_rows(turned, plane.origin.1, &taps.rows, drawn);
             }
             let [y, cb, cr] = &*planes;
-            for (i, row) in self.out.chunks_mut(self.pitch).take(y.len()).enumerate() {
-                let pixels = &mut row[left * 3..][..num * 3];
-                match self.planes.len() {
-                    1 => grey_pixels(&y[i], pixels),
-                    _ => colour_pixels(&y[i], &cb[i], &cr[i], pixels),
+            for (i, row) in self.target.out.chunks_mut(self.target.pitch).take(y.len()).enumerate()
+            {
+                let y = &y[i];
+                let pixels = if self.planes.len() == 1 {
+                    grey_pixels(|lane| y[lane], shuffle)
+                } else {
+                    let (cb, cr) = (&cb[i], &cr[i]);
+                    colour_pixels(|lane| [y[lane], cb[lane], cr[lane]], shuffle)
+                };
+                let out = &mut row[left * 3..][..num * 3];
+                match out.as_chunks_mut().0 {
+                    [a, b, c] => [*a, *b, *c] = pixels,
+                    _ => out.copy_from_slice(&pixels.as_flattened()[..out.len()]),
                 }
             }
         }
@@ -189,7 +224,7 @@ fn weigh_many<'a>(weights: &[f32], column: impl Fn(usize) -> &'a [u8], out: &mut
 
 /// Makes columns of `height`, a multiple of [`SIDE`], rows.
 #[inline(always)]
-fn turn(columns: &[f32], height: usize, rows: &mut Vec<Lanes>) {
+fn turn(columns: &[f32], height: usize, rows: &mut Vec<Lanes>, shuffle: impl Shuffle) {
     rows.resize(height, [0.0; LANES]);
     for (top, rows) in (0..).step_by(SIDE).zip(rows.chunks_exact_mut(SIDE)) {
         for left in (0..LANES).step_by(SIDE) {
@@ -197,7 +232,7 @@ fn turn(columns: &[f32], height: usize, rows: &mut Vec<Lanes>) {
             for (i, column) in square.iter_mut().enumerate() {
                 column.copy_from_slice(&columns[(left + i) * height + top..][..SIDE]);
             }
-            for (row, turned) in rows.iter_mut().zip(&shuffle::transpose(&square)) {
+            for (row, turned) in rows.iter_mut().zip(&shuffle.transpose(&square)) {
                 row[left..left + SIDE].copy_from_slice(turned);
             }
         }
@@ -251,26 +286,30 @@ fn level(value: f32) -> u8 {
     (clamped + LAST_PLACE_IS_ONE).to_bits() as u8
 }
 
+/// Interleaved RGB.
+type Pixels = [[u8; LANES]; 3];
+
+/// The pixels of as many grey levels.
 #[inline(always)]
-fn grey_pixels(row: &Lanes, out: &mut [u8]) {
-    for (pixel, &value) in out.chunks_exact_mut(3).zip(row) {
-        pixel.fill(level(value));
+pub(super) fn grey_pixels(brightness: impl Fn(usize) -> f32, shuffle: impl Shuffle) -> Pixels {
+    let mut levels = [0; LANES];
+    for (lane, grey) in levels.iter_mut().enumerate() {
+        *grey = level(brightness(lane));
     }
+    shuffle.interleave(&[levels; 3])
 }
 
-/// YCbCr to RGB (ITU-T T.871): colours first, then their interleaving.
+/// The pixels of as many colours, each given as Y, Cb and Cr (ITU-T T.871).
 #[inline(always)]
-fn colour_pixels(y: &Lanes, cb: &Lanes, cr: &Lanes, out: &mut [u8]) {
+pub(super) fn colour_pixels(colour: impl Fn(usize) -> [f32; 3], shuffle: impl Shuffle) -> Pixels {
     let mut rgb = [[0; LANES]; 3];
-    for i in 0..LANES {
-        let (y, cb, cr) = (y[i], cb[i] - 128.0, cr[i] - 128.0);
-        rgb[0][i] = level(y + 1.402 * cr);
-        rgb[1][i] = level(y - 0.344_136 * cb - 0.714_136 * cr);
-        rgb[2][i] = level(y + 1.772 * cb);
+    let [red, green, blue] = &mut rgb;
+    for (lane, ((red, green), blue)) in red.iter_mut().zip(green).zip(blue).enumerate() {
+        let [y, cb, cr] = colour(lane);
+        let (cb, cr) = (cb - 128.0, cr - 128.0);
+        *red = level(y + 1.402 * cr);
+        *green = level(y - 0.344_136 * cb - 0.714_136 * cr);
+        *blue = level(y + 1.772 * cb);
     }
-    let mixed = shuffle::interleave(&rgb);
-    match out.as_chunks_mut().0 {
-        [a, b, c] => [*a, *b, *c] = mixed,
-        _ => out.copy_from_slice(&mixed.as_flattened()[..out.len()]),
-    }
+    shuffle.interleave(&rgb)
 }

@@ -8,14 +8,15 @@ use fast_image_resize::images::{CroppedImage, Image as ResizeTarget, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::augment::{Geometry, Window};
-use super::cover::{Cover, Drawing};
+use super::cover::{Axis, Cover, Drawing};
 use super::decode::{DecodeError, Decoder, Image, check_size};
 use super::error::DataError;
 use super::finish::{Canvas, Finisher, Frame, Normalisation};
 use super::jpeg::{RegionDecoder, Unsupported};
-use super::resample::{Axis, Draw, Scratch, Taps, Taps2};
+use super::resample::{Resample, Target};
 use super::source::{Content, Source};
 use super::stages::Stages;
+use super::unscaled::{self, Unscaled};
 
 /// Where the frame of an image lies.
 #[derive(Clone, Copy)]
@@ -50,9 +51,8 @@ pub(super) struct Worker {
 #[derive(Default)]
 struct Region {
     jpeg: RegionDecoder,
-    full: Taps2,
-    colour: Taps2,
-    scratch: Scratch,
+    resample: Resample,
+    unscaled: unscaled::Scratch,
 }
 
 impl Worker {
@@ -259,31 +259,29 @@ impl Region {
         let begun = Instant::now();
         let (width, height) = self.jpeg.open(bytes)?;
         check_size(width, height).map_err(|_| Unsupported)?;
-        let Drawing { cover, columns, rows } = drawing(width, height).ok_or(Unsupported)?;
-        let side = cover.side;
-        let drawn = Drawn { side, is_resized: !cover.is_as_stored(width, height) };
+        let drawing = drawing(width, height).ok_or(Unsupported)?;
+        let side = drawing.cover.side;
+        let drawn = Drawn { side, is_resized: !drawing.cover.is_as_stored(width, height) };
         square.resize(side as usize * side as usize * 3, 0);
-        if columns.is_empty() || rows.is_empty() {
+        let (left, top) = (drawing.columns.start, drawing.rows.start);
+        if drawing.columns.is_empty() || drawing.rows.is_empty() {
             return Ok(drawn); // the window shows only padding
         }
-        let start = (rows.start as usize * side as usize + columns.start as usize) * 3;
-        let coarseness = self.jpeg.colour_step();
-        self.full.columns.set(cover.x, 1, columns.clone());
-        self.full.rows.set(cover.y, 1, rows.clone());
-        self.colour.columns.set(cover.x, coarseness.0, columns);
-        self.colour.rows.set(cover.y, coarseness.1, rows);
-        let reach = |full: &Taps, colour: &Taps, by: usize, len: u32| {
-            let (full, colour) = (full.reach(), colour.reach());
-            full.start.min(colour.start * by)..full.end.max(colour.end * by).min(len as usize)
+        let colour_step = self.jpeg.colour_step();
+        let unscaled = Unscaled::new(&drawing, colour_step);
+        let [columns, rows] = match &unscaled {
+            Some(unscaled) => unscaled.reach(),
+            None => self.resample.set(&drawing, colour_step, (width, height)),
         };
-        let columns = reach(&self.full.columns, &self.colour.columns, coarseness.0, width);
-        let rows = reach(&self.full.rows, &self.colour.rows, coarseness.1, height);
         let planes = self.jpeg.decode(bytes, columns, rows)?;
         let decoded = Instant::now();
         stages.decode += decoded - begun;
-        let (full, colour, scratch) = (&self.full, &self.colour, &mut self.scratch);
-        let (out, pitch) = (&mut square[start..], side as usize * 3);
-        Draw { planes, full, colour, scratch, out, pitch }.draw();
+        let start = (top as usize * side as usize + left as usize) * 3;
+        let target = Target { out: &mut square[start..], pitch: side as usize * 3 };
+        match unscaled {
+            Some(unscaled) => unscaled.draw(planes, &mut self.unscaled, target),
+            None => self.resample.draw(planes, target),
+        }
         stages.resize += decoded.elapsed();
         Ok(drawn)
     }

@@ -1,6 +1,6 @@
 //! Entropy-coded coefficients: bits, Huffman codes, and blocks of 64.
 //!
-//! Most coefficients are found with one table look-up that yields run, value and length together.
+//! Most coefficients are found with one table look-up that yields the runs, values and length of two.
 //! ITU-T T.81, annexes C and F.
 
 use super::header::{Unsupported, ZIGZAG};
@@ -27,6 +27,8 @@ pub(super) enum TableKind {
 pub(super) struct Table {
     kind: TableKind,
     fast: Box<[u32; 1 << FAST_BITS]>,
+    /// What begins with each pattern, in a table of coefficients.
+    pairs: Box<[Pair; 1 << FAST_BITS]>,
     /// For each length, the first code beyond it, left-aligned in 16 bits.
     limits: [u32; 17],
     /// For each length, what to add to a code to index `values`.
@@ -48,6 +50,7 @@ impl Table {
         Self {
             kind,
             fast: Box::new([SYMBOL; 1 << FAST_BITS]),
+            pairs: Box::new([Pair::NONE; 1 << FAST_BITS]),
             limits: [0; 17],
             offsets: [0; 17],
             counts: [0; 16],
@@ -85,6 +88,9 @@ impl Table {
             self.limits[len as usize] = code << (16 - len);
             code <<= 1;
         }
+        if self.kind == TableKind::Ac {
+            self.pair();
+        }
         self.counts = *counts;
         self.values[..index].copy_from_slice(values);
         self.num_values = index;
@@ -109,6 +115,15 @@ impl Table {
         }
     }
 
+    /// Pairs the symbols of every pattern.
+    fn pair(&mut self) {
+        for (pattern, pair) in self.pairs.iter_mut().enumerate() {
+            let first = self.fast[pattern];
+            let rest = pattern << (first & 0xff) & ((1 << FAST_BITS) - 1);
+            *pair = Pair::new(first, self.fast[rest]);
+        }
+    }
+
     /// The symbol of a code that is longer than [`FAST_BITS`].
     #[cold]
     fn long_code(&self, bits: u64) -> Result<(u8, u32), Unsupported> {
@@ -121,6 +136,74 @@ impl Table {
             }
         }
         Err(Unsupported)
+    }
+}
+
+/// Two symbols of coefficients that fit [`FAST_BITS`] together, or one that does alone.
+///
+/// From the lowest bit: the bits to consume (8), where the coefficients belong, counted from the
+/// next (8 and 8), how far that moves (8), and the coefficients (16 and 16, signed). The end of a
+/// block is a zero beyond it, and moves by [`END`]. Of one symbol, the second coefficient is the
+/// first. No bits: not even one symbol fits.
+#[derive(Clone, Copy, Debug)]
+struct Pair(u64);
+
+/// More than any index and two runs.
+const END: usize = 128;
+/// From every index of a block to one beyond it, and below [`END`].
+const BEYOND: u64 = 64;
+
+impl Pair {
+    const NONE: Self = Self(0);
+
+    /// The pair of two entries of [`Table::fast`], the second of which was found with fewer bits than
+    /// it may have.
+    fn new(first: u32, second: u32) -> Self {
+        let is_end = |entry: u32| entry & SYMBOL != 0 && entry != SYMBOL && entry >> 16 == 0;
+        let (len, both) = (first & 0xff, (first & 0xff) + (second & 0xff));
+        let run = |entry: u32| u64::from(entry >> 8 & 0x7f);
+        let value = |entry: u32| u64::from(entry >> 16);
+        let pack = |len: u32, places: [u64; 2], moves: u64, values: [u64; 2]| {
+            let [a, b] = places;
+            let [v, w] = values;
+            Self(u64::from(len) | a << 8 | b << 16 | moves << 24 | v << 32 | w << 48)
+        };
+        if is_end(first) {
+            return pack(len, [BEYOND; 2], END as u64, [0; 2]);
+        }
+        if first & SYMBOL != 0 {
+            return Self::NONE;
+        }
+        let place = run(first);
+        if both <= FAST_BITS && is_end(second) {
+            pack(both, [place; 2], place + 1 + END as u64, [value(first); 2])
+        } else if both <= FAST_BITS && second & SYMBOL == 0 {
+            let next = place + 1 + run(second);
+            pack(both, [place, next], next + 1, [value(first), value(second)])
+        } else {
+            pack(len, [place; 2], place + 1, [value(first); 2])
+        }
+    }
+
+    #[inline(always)]
+    fn len(self) -> u32 {
+        (self.0 & 0xff) as u32
+    }
+
+    /// Where the coefficients belong, from the next index on.
+    #[inline(always)]
+    fn places(self) -> [usize; 2] {
+        [(self.0 >> 8 & 0xff) as usize, (self.0 >> 16 & 0xff) as usize]
+    }
+
+    #[inline(always)]
+    fn moves(self) -> usize {
+        (self.0 >> 24 & 0xff) as usize
+    }
+
+    #[inline(always)]
+    fn values(self) -> [i32; 2] {
+        [self.0 as i64 >> 32, self.0 as i64 >> 48].map(|value| i32::from(value as i16))
     }
 }
 
@@ -190,7 +273,8 @@ impl<'a> Bits<'a> {
     }
 
     /// The coefficients after the first, each given to `store` as (index in zigzag order, value).
-    /// Returns the index after the last one. In damaged data one index may lie beyond the block.
+    /// Returns the index after the last one. Indices may lie beyond the block, below [`END`]; what is
+    /// stored at the last of the block is final only when this returns.
     #[inline(always)]
     pub(super) fn ac(
         &mut self,
@@ -200,32 +284,60 @@ impl<'a> Bits<'a> {
         let mut k = 1;
         loop {
             self.refill();
-            // Two symbols take 54 bits at most.
+            // Two look-ups take 54 bits at most.
             for _ in 0..2 {
-                let entry = table.fast[(self.bits >> (64 - FAST_BITS)) as usize];
-                let value = if entry & SYMBOL == 0 {
-                    self.consume(entry & 0xff);
-                    k += (entry >> 8 & 0x7f) as usize;
-                    entry as i32 >> 16
-                } else {
-                    let (symbol, len) = symbol(entry, table, self.bits)?;
-                    self.consume(len);
-                    k += usize::from(symbol >> 4);
-                    match u32::from(symbol & 15) {
-                        0 if symbol != ZERO_RUN => return Ok(k - usize::from(symbol >> 4)),
-                        0 => 0,
-                        size => self.value(size),
+                let pattern = (self.bits >> (64 - FAST_BITS)) as usize;
+                let pair = table.pairs[pattern];
+                if pair.len() == 0 {
+                    let (run, value) = self.coefficient(table)?;
+                    let Some(value) = value else { return Ok(k) };
+                    store(k + run, value);
+                    k += run + 1;
+                    match k {
+                        ..64 => continue,
+                        64 => return Ok(k),
+                        _ => return Err(Unsupported),
                     }
-                };
-                store(k, value);
-                k += 1;
-                match k {
-                    ..64 => {}
-                    64 => return Ok(k),
-                    _ => return Err(Unsupported),
                 }
+                let [first, second] = pair.places();
+                let values = pair.values();
+                store(k + first, values[0]);
+                store(k + second, values[1]);
+                let next = k + pair.moves();
+                if next < 64 {
+                    self.consume(pair.len());
+                    k = next;
+                    continue;
+                }
+                if k + first == 63 {
+                    // Nothing follows the last coefficient: the second symbol is another block's.
+                    store(63, values[0]);
+                    self.consume(table.fast[pattern] & 0xff);
+                    return Ok(64);
+                }
+                self.consume(pair.len());
+                return match next {
+                    64 => Ok(64),
+                    END.. if next - END <= 64 => Ok(next - END),
+                    _ => Err(Unsupported),
+                };
             }
         }
+    }
+
+    /// A coefficient whose symbol is not in the table of pairs, after a run of zeros; `None` at the
+    /// end of the block.
+    #[inline(always)]
+    fn coefficient(&mut self, table: &Table) -> Result<(usize, Option<i32>), Unsupported> {
+        let entry = table.fast[(self.bits >> (64 - FAST_BITS)) as usize];
+        let (symbol, len) = symbol(entry, table, self.bits)?;
+        self.consume(len);
+        let run = usize::from(symbol >> 4);
+        Ok(match u32::from(symbol & 15) {
+            0 if symbol == ZERO_RUN => (run, Some(0)),
+            0 => (run, None),
+            size => (run, Some(self.value(size))),
+        })
     }
 }
 
@@ -259,6 +371,110 @@ const PLACES: [u8; 128] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::{Key, Purpose};
+
+    /// How many codes there are of each length in the example of T.81, table K.5.
+    const COUNTS: [u8; 16] = [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125];
+
+    /// All symbols of coefficients, small ones first.
+    fn symbols() -> Vec<u8> {
+        let mut symbols: Vec<u8> =
+            (0..16).flat_map(|run| (1..=10).map(move |size| run << 4 | size)).collect();
+        symbols.extend([0, ZERO_RUN]);
+        symbols.sort_by_key(|symbol| (symbol >> 4) + 2 * (symbol & 15));
+        symbols
+    }
+
+    /// Writes bits, the first at the highest place.
+    #[derive(Default)]
+    struct Writer {
+        bits: Vec<bool>,
+    }
+
+    impl Writer {
+        fn put(&mut self, bits: u32, len: u32) {
+            self.bits.extend((0..len).rev().map(|at| bits >> at & 1 == 1));
+        }
+
+        /// The code of a symbol: codes count up, and go on at twice their number in the next length.
+        fn symbol(&mut self, symbol: u8) {
+            let wanted = symbols().iter().position(|&other| other == symbol).expect("a symbol");
+            let (mut code, mut first) = (0, 0);
+            for (len, count) in (1..).zip(COUNTS.map(usize::from)) {
+                if wanted < first + count {
+                    return self.put(code + (wanted - first) as u32, len);
+                }
+                (code, first) = ((code + count as u32) << 1, first + count);
+            }
+        }
+
+        /// The coefficients after the first, as T.81, F.1.2.2 has it.
+        fn block(&mut self, block: &[i32; 64]) {
+            let mut run = 0;
+            for &value in &block[1..] {
+                if value == 0 {
+                    run += 1;
+                    continue;
+                }
+                for _ in 0..run / 16 {
+                    self.symbol(ZERO_RUN);
+                }
+                let size = 32 - value.unsigned_abs().leading_zeros();
+                self.symbol((run % 16) << 4 | size as u8);
+                let bits = if value < 0 { value - 1 } else { value };
+                self.put(bits as u32 & ((1 << size) - 1), size);
+                run = 0;
+            }
+            if run > 0 {
+                self.symbol(0);
+            }
+        }
+
+        fn bytes(self) -> Vec<u8> {
+            let byte =
+                |bits: &[bool]| (0..).zip(bits).map(|(at, &bit)| u8::from(bit) << (7 - at)).sum();
+            let bytes = self.bits.chunks(8).map(byte);
+            bytes.chain([0; 8]).collect()
+        }
+    }
+
+    #[test]
+    fn blocks_are_read_as_they_were_written() {
+        let mut table = Table::new(TableKind::Ac);
+        table.define(&COUNTS, &symbols()).expect("a complete table");
+        for round in 0..200 {
+            let key = Key::new(4, Purpose::Generate).with(round);
+            // From blocks that are nearly empty to blocks without a zero, of small values to large.
+            let (filled, large) = (round % 11, 1 + round % 10);
+            let value = |block: u64, k: u64| {
+                let [is_filled, value] = [0, 1].map(|i| key.bits(block << 8 | k << 1 | i));
+                match is_filled % 10 < filled {
+                    true => 1 + (value % (1 << large) - 1) as i32,
+                    false => 0,
+                }
+            };
+            let signed = |block: u64, k: u64| match key.bits(1 << 40 | block << 8 | k) % 2 {
+                0 => value(block, k),
+                _ => -value(block, k),
+            };
+            let blocks: Vec<[i32; 64]> = (0..20)
+                .map(|block| {
+                    std::array::from_fn(|k| if k == 0 { 0 } else { signed(block, k as u64) })
+                })
+                .collect();
+            let mut writer = Writer::default();
+            blocks.iter().for_each(|block| writer.block(block));
+            let bytes = writer.bytes();
+            let mut bits = Bits::new(&bytes, 0);
+            for block in &blocks {
+                let mut read = [0; 2 * END];
+                let end = bits.ac(&table, |k, value| read[k] = value).expect("a whole block");
+                assert_eq!(&read[..64], block);
+                assert_eq!(end, block.iter().rposition(|&value| value != 0).map_or(1, |k| k + 1));
+            }
+            assert!(bits.position() <= bytes.len() - 8);
+        }
+    }
 
     #[test]
     fn symbols_that_take_more_bits_than_are_there_are_refused() {

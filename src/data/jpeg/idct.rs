@@ -6,20 +6,25 @@
 
 use std::num::Wrapping;
 
+use crate::kernels::shuffle::{SIDE, Shuffle};
+
 /// Bits of the fraction of the constants.
 const CONST_BITS: u32 = 13;
 /// Bits of the fraction that the first pass keeps.
 const PASS_BITS: u32 = 2;
 
-/// Transforms the columns of an 8 x 8 matrix, and drops `bits` bits of the fraction.
+/// A row of eight coefficients or samples.
+type Row = [i32; SIDE];
+
+/// Transforms the columns of a matrix, and drops `bits` bits of the fraction.
 ///
 /// A loop over lanes around scalar arithmetic is the form that becomes vector code. Damaged files
 /// may overflow; what comes out then does not matter.
 #[inline(always)]
-fn transform(x: &[i32; 64], bits: u32) -> [i32; 64] {
-    let mut out = [0; 64];
-    for lane in 0..8 {
-        let [x0, x1, x2, x3, x4, x5, x6, x7] = std::array::from_fn(|v| Wrapping(x[v * 8 + lane]));
+fn transform(x: &[Row; SIDE], bits: u32) -> [Row; SIDE] {
+    let mut out = [[0; SIDE]; SIDE];
+    for lane in 0..SIDE {
+        let [x0, x1, x2, x3, x4, x5, x6, x7] = std::array::from_fn(|v| Wrapping(x[v][lane]));
         let mul = |x: Wrapping<i32>, by: i32| x * Wrapping(by);
 
         let z = mul(x2 + x6, 4433);
@@ -39,8 +44,8 @@ fn transform(x: &[i32; 64], bits: u32) -> [i32; 64] {
         ];
         let half = Wrapping(1 << (bits - 1));
         for (i, (even, odd)) in even.into_iter().zip(odd).enumerate() {
-            out[i * 8 + lane] = ((even + odd + half) >> bits as usize).0;
-            out[(7 - i) * 8 + lane] = ((even - odd + half) >> bits as usize).0;
+            out[i][lane] = ((even + odd + half) >> bits as usize).0;
+            out[7 - i][lane] = ((even - odd + half) >> bits as usize).0;
         }
     }
     out
@@ -48,21 +53,21 @@ fn transform(x: &[i32; 64], bits: u32) -> [i32; 64] {
 
 /// Coefficients and their divisors, by (vertical, horizontal) frequency, to samples by (column, row).
 #[inline(always)]
-pub(super) fn inverse(block: &[i16; 64], divisors: &[u16; 64]) -> [[u8; 8]; 8] {
-    let mut coefficients = [0; 64];
-    for ((to, &from), &divisor) in coefficients.iter_mut().zip(block).zip(divisors) {
+pub(super) fn inverse(
+    block: &[i16; 64],
+    divisors: &[u16; 64],
+    shuffle: impl Shuffle,
+) -> [[u8; SIDE]; SIDE] {
+    let mut coefficients = [[0; SIDE]; SIDE];
+    for ((to, &from), &divisor) in
+        coefficients.as_flattened_mut().iter_mut().zip(block).zip(divisors)
+    {
         *to = i32::from(from).wrapping_mul(i32::from(divisor));
     }
     let rows = transform(&coefficients, CONST_BITS - PASS_BITS);
-    let mut turned = [0; 64];
-    for (u, column) in turned.chunks_exact_mut(8).enumerate() {
-        for (y, value) in column.iter_mut().enumerate() {
-            *value = rows[y * 8 + u];
-        }
-    }
-    let columns = transform(&turned, CONST_BITS + PASS_BITS + 3);
-    let mut samples = [[0; 8]; 8];
-    for (to, &level) in samples.as_flattened_mut().iter_mut().zip(&columns) {
+    let columns = transform(&shuffle.transpose(&rows), CONST_BITS + PASS_BITS + 3);
+    let mut samples = [[0; SIDE]; SIDE];
+    for (to, &level) in samples.as_flattened_mut().iter_mut().zip(columns.as_flattened()) {
         *to = sample(level);
     }
     samples
@@ -108,8 +113,11 @@ impl Plane {
     /// Puts a block with its left upper corner at (column, row) of what is held.
     #[inline(always)]
     pub(super) fn put(&mut self, (column, row): (usize, usize), block: &[[u8; 8]; 8]) {
-        for (x, samples) in block.iter().enumerate() {
-            self.samples[(column + x) * self.height + row..][..8].copy_from_slice(samples);
+        let (held, height) = (self.samples.as_mut_slice(), self.height);
+        let mut at = column * height + row;
+        for samples in block {
+            held[at..at + SIDE].copy_from_slice(samples);
+            at += height;
         }
     }
 }

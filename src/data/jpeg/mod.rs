@@ -16,7 +16,8 @@ pub(crate) use header::Unsupported;
 use huffman::{Bits, place};
 pub(crate) use idct::Plane;
 
-use crate::kernels::simd::{self, Kernel};
+use crate::kernels::shuffle::{SIDE, Shuffle, Shuffled, Shuffling};
+use crate::kernels::simd;
 
 /// Blocks in a unit: four of brightness and one of each colour difference at most.
 const MAX_BLOCKS: usize = 6;
@@ -72,7 +73,7 @@ impl RegionDecoder {
             plane.reset(origin, columns.len() * across, rows.len() * down);
         }
         let mut result = Ok(());
-        simd::run(Scan {
+        simd::run(Shuffled(Scan {
             header: &self.header,
             data: &self.data,
             starts: &self.starts,
@@ -80,7 +81,7 @@ impl RegionDecoder {
             columns,
             rows,
             result: &mut result,
-        });
+        }));
         result.map(|()| &self.planes[..num])
     }
 
@@ -125,16 +126,16 @@ struct Scan<'a> {
     result: &'a mut Result<(), Unsupported>,
 }
 
-impl Kernel for Scan<'_> {
+impl Shuffling for Scan<'_> {
     #[inline(always)]
-    fn run(mut self) {
-        *self.result = self.decode();
+    fn run(mut self, shuffle: impl Shuffle) {
+        *self.result = self.decode(shuffle);
     }
 }
 
 impl Scan<'_> {
     #[inline(always)]
-    fn decode(&mut self) -> Result<(), Unsupported> {
+    fn decode(&mut self, shuffle: impl Shuffle) -> Result<(), Unsupported> {
         let (across, _) = self.header.unit_blocks();
         let units_across = (self.header.width as usize).div_ceil(8 * across);
         let interval = self.header.restart_interval;
@@ -151,7 +152,10 @@ impl Scan<'_> {
                 unit += 1;
                 let kept = self.rows.contains(&row) && self.columns.contains(&column);
                 let at = kept.then(|| (column - self.columns.start, row - self.rows.start));
-                self.unit(&mut bits, &mut means, at)?;
+                match at {
+                    Some(at) => self.unit(&mut bits, &mut means, at, shuffle)?,
+                    None => self.skip(&mut bits, &mut means)?,
+                }
             }
             if bits.position() > self.data.len() - TAIL_BYTES {
                 return Err(Unsupported); // the data ended before the picture
@@ -160,15 +164,15 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Reads one unit and puts it at `at`, counted in units of the region, if it is kept.
+    /// Reads one unit and puts it at (column, row), counted in units of the region.
     #[inline(always)]
     fn unit(
         &mut self,
         bits: &mut Bits<'_>,
         means: &mut [i16; 3],
-        at: Option<(usize, usize)>,
+        (column, row): (usize, usize),
+        shuffle: impl Shuffle,
     ) -> Result<(), Unsupported> {
-        let Some((column, row)) = at else { return self.skip(bits, means) };
         let Header { quantisation, dc, ac, .. } = self.header;
         let components = self.header.components().iter();
         // All blocks are read before the first is transformed: a vector read right after the
@@ -189,12 +193,11 @@ impl Scan<'_> {
             let (across, down) = component.blocks;
             let places = (0..down).flat_map(|y| (0..across).map(move |x| (x, y)));
             for ((x, y), (block, end)) in places.zip(blocks.by_ref()) {
-                let place = (8 * (column * across + x), 8 * (row * down + y));
-                if end == 1 {
-                    plane.put(place, &[[idct::flat(block[0], divisors[0]); 8]; 8]);
-                } else {
-                    plane.put(place, &idct::inverse(block, divisors));
-                }
+                let samples = match end {
+                    1 => [[idct::flat(block[0], divisors[0]); SIDE]; SIDE],
+                    _ => idct::inverse(block, divisors, shuffle),
+                };
+                plane.put((8 * (column * across + x), 8 * (row * down + y)), &samples);
             }
         }
         Ok(())

@@ -19,6 +19,7 @@ mod statistics;
 mod tar_files;
 mod tolerating;
 mod unfinished;
+mod unscaled;
 
 use std::fs;
 use std::path::Path;
