@@ -181,16 +181,28 @@ pub fn save(
         tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&all).with_context(failed)?;
     write_files(unfinished.path(), checkpoint).with_context(failed)?;
     let target = all.join(&name);
-    if target.exists() {
-        fs::remove_dir_all(&target).with_context(failed)?;
-    }
-    replace::rename(&unfinished.keep(), &target).with_context(failed)?;
+    put_in_place(&unfinished.keep(), &target).with_context(failed)?;
     link(&all, "last", &name).with_context(failed)?;
     if mark == Mark::Best {
         link(&all, "best", &name).with_context(failed)?;
     }
     prune(&all, keep_last)?;
     Ok(target)
+}
+
+/// Renames a finished folder to `target`. One that has this name, of a step that was made again, goes once
+/// the new one is there.
+fn put_in_place(finished: &Path, target: &Path) -> io::Result<()> {
+    if !target.exists() {
+        return replace::rename(finished, target);
+    }
+    let old = target.with_file_name(format!("{UNFINISHED}replaced"));
+    fs::rename(target, &old)?;
+    if let Err(error) = replace::rename(finished, target) {
+        fs::rename(&old, target)?;
+        return Err(error);
+    }
+    fs::remove_dir_all(old)
 }
 
 /// Removes what a process that was killed had begun to write, which may be large.
@@ -345,6 +357,16 @@ mod tests {
         assert_eq!([1, 2, 3, 4, 5].map(kept), [false, true, false, true, true]);
         assert_eq!(load(dir.path()).expect("whole").state.step, 5);
         assert_eq!(load(&checkpoints(dir.path()).join("best")).expect("whole").state.step, 2);
+    }
+
+    #[test]
+    fn a_step_that_is_made_again_replaces_the_former_one() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let [first, second] = [checkpoint(1), checkpoint(1)];
+        save(dir.path(), &first, 3, Mark::Regular).expect("writable");
+        let folder = save(dir.path(), &second, 3, Mark::Regular).expect("writable");
+        assert_eq!(load(&folder).expect("whole").weights, second.weights);
+        assert_eq!(fs::read_dir(checkpoints(dir.path())).expect("there").count(), 2);
     }
 
     #[test]

@@ -33,15 +33,18 @@ pub enum Phase {
     Copy,
     /// The forward pass and the loss.
     Forward,
+    /// Bringing activations, and gradients by them, from the other columns.
+    Exchange,
     /// The backward pass.
     Backward,
-    /// Waiting for gradients and new weights to be exchanged.
-    Exchange,
+    /// Waiting for gradients to be summed and for new weights: what computation does not hide.
+    AllReduce,
     /// Updating the weights.
     Update,
 }
 
-const PHASES: [&str; 6] = ["wait", "copy", "forward", "backward", "exchange", "update"];
+const PHASES: [&str; 7] =
+    ["wait", "copy", "forward", "exchange", "backward", "all_reduce", "update"];
 
 /// The milliseconds of each phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -141,13 +141,13 @@ mod tests {
         let mut stopwatch = Stopwatch::on(Device::Cpu).expect("needs nothing");
         let pause = || std::thread::sleep(std::time::Duration::from_millis(2));
         stopwatch.start().expect("no GPU");
-        for phase in [Phase::Backward, Phase::Exchange, Phase::Backward] {
+        for phase in [Phase::Backward, Phase::AllReduce, Phase::Backward] {
             pause();
             stopwatch.lap(phase).expect("no GPU");
         }
         let timed = stopwatch.finish();
         let times = stopwatch.read(timed).expect("no GPU");
-        assert!(times.ms(Phase::Backward) >= 4.0 && times.ms(Phase::Exchange) >= 2.0, "{times:?}");
+        assert!(times.ms(Phase::Backward) >= 4.0 && times.ms(Phase::AllReduce) >= 2.0, "{times:?}");
         assert_eq!(times.ms(Phase::Forward), 0.0);
         stopwatch.start().expect("no GPU");
         let timed = stopwatch.finish();

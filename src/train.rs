@@ -18,7 +18,7 @@ use crate::intake::Intake;
 use crate::launch::Place;
 use crate::metrics::Phase;
 use crate::net::loss::{self, Tally};
-use crate::net::{Mode, Net, Pass, Reach};
+use crate::net::{Done, Mode, Net, Pass, Reach};
 use crate::optim::Optimizer;
 use crate::params::{Arena, Bucket, ParamSpec, narrow};
 use crate::random::{Key, Purpose};
@@ -91,7 +91,10 @@ impl Worker {
         let Place { data, columns, .. } = &self.place;
         let (first, shares) = (batch.first as u64, &self.shares[..]);
         let pass = Pass { mode: Mode::Train, dropout, first, columns: &**columns, shares };
-        let logits = self.net.forward(x, &pass)?;
+        let logits = self.net.forward(x, &pass, |reach| match reach {
+            Reach::Local => self.stopwatch.lap(Phase::Forward),
+            Reach::Peers => self.stopwatch.lap(Phase::Exchange),
+        })?;
         let loss = loss::cross_entropy(&logits, &labels, self.global_batch)?;
         let loss_part = LossPart::of(&loss.value, self.reports.when())?;
         self.stopwatch.lap(Phase::Forward)?;
@@ -100,25 +103,29 @@ impl Worker {
         }
 
         let mut buckets = Buckets::new(&self.net.arena, self.wire);
-        self.net.backward(loss.dlogits, &pass, |arena, ready| {
-            self.stopwatch.lap(Phase::Backward)?;
-            buckets.reduce_scatter(arena, &ready, &**data)?;
-            self.stopwatch.lap(Phase::Exchange)
+        self.net.backward(loss.dlogits, &pass, |arena, done| match done {
+            Done::Layers(Reach::Local) => self.stopwatch.lap(Phase::Backward),
+            Done::Layers(Reach::Peers) => self.stopwatch.lap(Phase::Exchange),
+            Done::Gradients(ready) => {
+                self.stopwatch.lap(Phase::Backward)?;
+                buckets.reduce_scatter(arena, &ready, &**data)?;
+                self.stopwatch.lap(Phase::AllReduce)
+            }
         })?;
         self.stopwatch.lap(Phase::Backward)?;
         // Weights may be shared: nobody may write while a replica still computes with them.
         data.flush()?;
         buckets.finish()?;
-        self.stopwatch.lap(Phase::Exchange)?;
+        self.stopwatch.lap(Phase::AllReduce)?;
 
         for bucket in 0..self.net.arena.buckets().len() {
             self.optimizer.update(&mut self.net.arena, bucket, step, lr)?;
             self.stopwatch.lap(Phase::Update)?;
             all_gather_weights(&mut self.net.arena, bucket, &**data)?;
-            self.stopwatch.lap(Phase::Exchange)?;
+            self.stopwatch.lap(Phase::AllReduce)?;
         }
         data.flush()?;
-        self.stopwatch.lap(Phase::Exchange)?;
+        self.stopwatch.lap(Phase::AllReduce)?;
         let wire_bytes = self.place.sent_bytes() - sent_before;
         let asked = Asked { step, loss_part, wire_bytes, times: self.stopwatch.finish() };
         self.reports.next(asked).map(|due| self.report(due)).transpose()
@@ -176,7 +183,7 @@ impl Worker {
         let own = self.shares.get(self.place.replica).map_or(1, |own| x.size()[0] as usize / own);
         let shares: Vec<_> = self.shares.iter().map(|share| own * share).collect();
         let pass = Pass { mode: Mode::Eval, dropout, first: 0, columns, shares: &shares };
-        self.net.forward(x, &pass)
+        self.net.forward(x, &pass, |_| Ok(()))
     }
 
     /// Where a rank's layers need the images of all, every rank has to bring as many as the others

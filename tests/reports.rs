@@ -3,7 +3,7 @@
 
 mod forwarding;
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use alexnet_mgpu::collective::Solo;
@@ -18,7 +18,7 @@ use alexnet_mgpu::train::{Diverged, Reporting, Reports, StepDone, Worker};
 use anyhow::Result;
 use forwarding::Forwarding;
 
-/// Two replicas of the small network on CPU threads.
+/// Two replicas, or two columns, of the small network on CPU threads.
 struct Desk {
     config: Config,
     world: World,
@@ -27,10 +27,14 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
+        Self::of(Mode::DataParallel)
+    }
+
+    fn of(mode: Mode) -> Self {
         let mut config = Config::default();
         config.net.arch = Arch::AlexnetCifar;
         config.devices.device = DeviceChoice::Cpu;
-        (config.devices.mode, config.devices.gpus) = (Mode::DataParallel, Gpus::Count(2));
+        (config.devices.mode, config.devices.gpus) = (mode, Gpus::Count(2));
         config.train.batch_size = 4;
         let world = run::world(&config).expect("CPU devices");
         let arch = run::architecture(&config, 10).expect("known");
@@ -109,19 +113,35 @@ fn a_loss_that_is_no_number_is_found_with_the_next_step_or_before_anything_relie
     }
 }
 
-/// What a flush takes longer than it has to.
-const FLUSH: Duration = Duration::from_millis(20);
+/// What takes longer than it has to.
+const DELAY: Duration = Duration::from_millis(20);
 
 #[test]
-fn waiting_for_gradients_and_for_weights_is_time_of_the_exchange() {
+fn waiting_for_another_columns_activations_is_time_of_the_exchange() {
+    let both = Barrier::new(2);
+    let work = |worker: &mut Worker, batch: &Arc<Batch>| {
+        both.wait();
+        if worker.place.columns.rank() == 0 {
+            std::thread::sleep(DELAY);
+        }
+        let phases = worker.step(batch, 0, 0.01)?.expect("a CPU reports at once").phases;
+        Ok([Phase::Exchange, Phase::Forward, Phase::Backward].map(|phase| phases.ms(phase)))
+    };
+    let times = Desk::of(Mode::Split).run(Reporting::AtOnce, 0.5, work).expect("it trains");
+    assert!(times[1][0] >= DELAY.as_secs_f64() * 1e3, "{times:?}");
+    assert!(times.as_flattened().iter().all(|ms| *ms > 0.0), "{times:?}");
+}
+
+#[test]
+fn waiting_for_gradients_and_for_weights_is_time_of_the_all_reduce() {
     let work = |worker: &mut Worker, batch: &Arc<Batch>| {
         let group = std::mem::replace(&mut worker.place.data, Box::new(Solo));
-        let before_flush = || std::thread::sleep(FLUSH);
+        let before_flush = || std::thread::sleep(DELAY);
         worker.place.data = Box::new(Forwarding { group, before_flush });
         let done = worker.step(batch, 0, 0.01)?.expect("a CPU reports at once");
-        Ok(done.phases.ms(Phase::Exchange))
+        Ok(done.phases.ms(Phase::AllReduce))
     };
     let times = Desk::new().run(Reporting::AtOnce, 0.5, work).expect("it trains");
-    let twice = 2.0 * FLUSH.as_secs_f64() * 1e3;
+    let twice = 2.0 * DELAY.as_secs_f64() * 1e3;
     assert!(times.iter().all(|ms| *ms >= twice), "{times:?}");
 }

@@ -76,7 +76,7 @@ fn a_record_sums_loss_parts_over_replicas_and_averages_over_steps() {
             run.metrics.step(report(step, replica, step as f64)).expect("writable");
         }
     }
-    let expected = r#"{"kind":"step","step":2,"epoch":1,"loss":1.0,"lr":0.5,"img_per_s":200.0,"wait_share":0.25,"queued":2.5,"wire_bytes":100,"ms":{"wait":10.0,"copy":0.0,"forward":0.0,"backward":8.0,"exchange":0.0,"update":0.0},"loader_us":{"read":0.0,"decode":4.0,"resize":0.0,"finish":0.0}}"#;
+    let expected = r#"{"kind":"step","step":2,"epoch":1,"loss":1.0,"lr":0.5,"img_per_s":200.0,"wait_share":0.25,"queued":2.5,"wire_bytes":100,"ms":{"wait":10.0,"copy":0.0,"forward":0.0,"exchange":0.0,"backward":8.0,"all_reduce":0.0,"update":0.0},"loader_us":{"read":0.0,"decode":4.0,"resize":0.0,"finish":0.0}}"#;
     assert_eq!(run.text().lines().next(), Some(expected));
     assert_eq!(run.lines()[1]["loss"], 5.0);
     // 320 us for 40 images, less the first record's 80 us for 20.

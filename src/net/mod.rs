@@ -62,6 +62,15 @@ pub enum Reach {
     Peers,
 }
 
+/// What a backward pass has just asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Layers of this reach.
+    Layers(Reach),
+    /// All gradients in this range of the arena.
+    Gradients(Range<usize>),
+}
+
 /// One layer. Between `forward` in [`Mode::Train`] and `backward` it owns what it has to remember.
 pub trait Layer: Send {
     /// The name in messages, for instance `conv1` or `pool2`.
@@ -99,6 +108,21 @@ fn kept<T>(slot: &mut Option<T>, layer: &str) -> Result<T> {
     slot.take().with_context(|| format!("{layer}: backward without a training forward before it"))
 }
 
+/// Runs a layer; where other ranks take part, `done` hears of what was before it, and of it.
+fn around<T>(
+    reach: Reach,
+    mut done: impl FnMut(Reach) -> Result<()>,
+    layer: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    if reach == Reach::Local {
+        return layer();
+    }
+    done(Reach::Local)?;
+    let out = layer()?;
+    done(reach)?;
+    Ok(out)
+}
+
 /// One rank's part of a network.
 pub struct Net {
     layers: Vec<Box<dyn Layer>>,
@@ -107,35 +131,44 @@ pub struct Net {
 }
 
 impl Net {
-    /// The logits, `[N, classes]`, for images `x`, `[N, H, W, 3]`.
+    /// The logits, `[N, classes]`, for images `x`, `[N, H, W, 3]`. Around layers in which other ranks
+    /// take part, `done` hears the reach of what has been asked for since it last heard.
     ///
     /// # Errors
-    /// If a layer fails; the error names it.
-    pub fn forward(&mut self, x: Tensor, pass: &Pass) -> Result<Tensor> {
+    /// If `done` or a layer fails; the error names it.
+    pub fn forward(
+        &mut self,
+        x: Tensor,
+        pass: &Pass,
+        mut done: impl FnMut(Reach) -> Result<()>,
+    ) -> Result<Tensor> {
         self.layers.iter_mut().try_fold(x, |x, layer| {
             let name = layer.name().to_owned();
-            layer.forward(x, pass).with_context(|| format!("forward of {name}"))
+            let y = around(layer.reach(), &mut done, || layer.forward(x, pass));
+            y.with_context(|| format!("forward of {name}"))
         })
     }
 
-    /// Fills the arena's gradients, last layer first, and calls `ready` with each range as it is done.
+    /// Fills the arena's gradients, last layer first. `done` hears of each range as it is filled, and of
+    /// layers as in [`Self::forward`].
     ///
     /// # Errors
-    /// If a layer or `ready` fails.
+    /// If a layer or `done` fails.
     pub fn backward(
         &mut self,
         dlogits: Tensor,
         pass: &Pass,
-        mut ready: impl FnMut(&mut Arena, Range<usize>) -> Result<()>,
+        mut done: impl FnMut(&mut Arena, Done) -> Result<()>,
     ) -> Result<()> {
+        let Self { layers, arena } = self;
         let mut dy = Some(dlogits);
-        for layer in self.layers.iter_mut().rev() {
+        for layer in layers.iter_mut().rev() {
             let Some(gradient) = dy.take() else { break };
-            dy = layer
-                .backward(gradient, pass)
+            let told = |reach| done(arena, Done::Layers(reach));
+            dy = around(layer.reach(), told, || layer.backward(gradient, pass))
                 .with_context(|| format!("backward of {}", layer.name()))?;
             if let Some(range) = layer.params() {
-                ready(&mut self.arena, range)?;
+                done(arena, Done::Gradients(range))?;
             }
         }
         Ok(())
