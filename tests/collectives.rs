@@ -60,9 +60,7 @@ fn all_gather_leaves_every_part_on_every_rank_in_place_or_not() {
 fn all_to_all_brings_each_rank_its_part_of_everyone_s() {
     everywhere(contract::all_to_all);
     // As the trait has it for groups without one of their own.
-    everywhere(|group, device| {
-        contract::all_to_all(&Forwarding { group, before_flush: || {} }, device)
-    });
+    everywhere(|group, device| contract::all_to_all(&Forwarding { group, before: || {} }, device));
 }
 
 #[test]

@@ -3,13 +3,13 @@
 
 mod forwarding;
 
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::Duration;
 
-use alexnet_mgpu::collective::Solo;
+use alexnet_mgpu::collective::{Collective, Solo};
 use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode};
 use alexnet_mgpu::data::{Batch, Pixels};
-use alexnet_mgpu::launch::World;
+use alexnet_mgpu::launch::{Place, World};
 use alexnet_mgpu::metrics::Phase;
 use alexnet_mgpu::net::arch::Architecture;
 use alexnet_mgpu::random::{Key, Purpose};
@@ -113,35 +113,37 @@ fn a_loss_that_is_no_number_is_found_with_the_next_step_or_before_anything_relie
     }
 }
 
-/// What takes longer than it has to.
+/// What gathering and flushing take longer than they have to.
 const DELAY: Duration = Duration::from_millis(20);
 
-#[test]
-fn waiting_for_another_columns_activations_is_time_of_the_exchange() {
-    let both = Barrier::new(2);
+/// A group that takes its time.
+fn slow(group: &mut Box<dyn Collective>) {
+    let before = || std::thread::sleep(DELAY);
+    let group_alone = std::mem::replace(group, Box::new(Solo));
+    *group = Box::new(Forwarding { group: group_alone, before });
+}
+
+/// What two devices spend on `phase` with the delays of the group that `choose` chooses.
+fn times(mode: Mode, phase: Phase, choose: fn(&mut Place) -> &mut Box<dyn Collective>) -> Vec<f64> {
     let work = |worker: &mut Worker, batch: &Arc<Batch>| {
-        both.wait();
-        if worker.place.columns.rank() == 0 {
-            std::thread::sleep(DELAY);
-        }
-        let phases = worker.step(batch, 0, 0.01)?.expect("a CPU reports at once").phases;
-        Ok([Phase::Exchange, Phase::Forward, Phase::Backward].map(|phase| phases.ms(phase)))
+        slow(choose(&mut worker.place));
+        let done = worker.step(batch, 0, 0.01)?.expect("a CPU reports at once");
+        Ok(done.phases.ms(phase))
     };
-    let times = Desk::of(Mode::Split).run(Reporting::AtOnce, 0.5, work).expect("it trains");
-    assert!(times[1][0] >= DELAY.as_secs_f64() * 1e3, "{times:?}");
-    assert!(times.as_flattened().iter().all(|ms| *ms > 0.0), "{times:?}");
+    Desk::of(mode).run(Reporting::AtOnce, 0.5, work).expect("it trains")
 }
 
 #[test]
 fn waiting_for_gradients_and_for_weights_is_time_of_the_all_reduce() {
-    let work = |worker: &mut Worker, batch: &Arc<Batch>| {
-        let group = std::mem::replace(&mut worker.place.data, Box::new(Solo));
-        let before_flush = || std::thread::sleep(DELAY);
-        worker.place.data = Box::new(Forwarding { group, before_flush });
-        let done = worker.step(batch, 0, 0.01)?.expect("a CPU reports at once");
-        Ok(done.phases.ms(Phase::AllReduce))
-    };
-    let times = Desk::new().run(Reporting::AtOnce, 0.5, work).expect("it trains");
+    let times = times(Mode::DataParallel, Phase::AllReduce, |place| &mut place.data);
     let twice = 2.0 * DELAY.as_secs_f64() * 1e3;
     assert!(times.iter().all(|ms| *ms >= twice), "{times:?}");
+}
+
+#[test]
+fn waiting_for_other_columns_activations_is_time_of_the_exchange() {
+    let times = times(Mode::Split, Phase::Exchange, |place| &mut place.columns);
+    // Columns see each other before the third convolution and before each fully-connected layer.
+    let four_times = 4.0 * DELAY.as_secs_f64() * 1e3;
+    assert!(times.iter().all(|ms| *ms >= four_times), "{times:?}");
 }

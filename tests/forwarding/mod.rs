@@ -9,8 +9,8 @@ use tch::Tensor;
 /// Forwards what every group has to have, and leaves the rest to the trait.
 pub(crate) struct Forwarding<C> {
     pub(crate) group: C,
-    /// Called before each flush.
-    pub(crate) before_flush: fn(),
+    /// Called before each gather and each flush.
+    pub(crate) before: fn(),
 }
 
 impl<C> Collective for Forwarding<C>
@@ -28,6 +28,7 @@ where
         self.group.all_reduce(x)
     }
     fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
+        (self.before)();
         self.group.all_gather(shard, out)
     }
     fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
@@ -37,7 +38,7 @@ where
         self.group.broadcast(x, root)
     }
     fn flush(&self) -> Result<()> {
-        (self.before_flush)();
+        (self.before)();
         self.group.flush()
     }
     fn sent_bytes(&self) -> u64 {
