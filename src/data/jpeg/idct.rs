@@ -1,8 +1,7 @@
-//! The inverse cosine transform of one block, and a column-major plane of samples to put it in.
+//! The inverse cosine transform of one block.
 //!
 //! The accurate integer transform of the Independent JPEG Group's library (Loeffler, Ligtenberg and
-//! Moschytz 1989, 13 fractional bits): the same bits as that library. Planes are column-major because
-//! the resizer reads them so.
+//! Moschytz 1989, 13 fractional bits): the same bits as that library.
 
 use std::num::Wrapping;
 
@@ -82,42 +81,4 @@ pub(super) fn flat(mean: i16, divisor: u16) -> u8 {
 #[inline(always)]
 fn sample(level: i32) -> u8 {
     level.wrapping_add(128).clamp(0, 255) as u8
-}
-
-/// A rectangle of one component.
-#[derive(Debug, Default)]
-pub(crate) struct Plane {
-    /// The first column and row that are held, in samples of the whole component.
-    pub(crate) origin: (usize, usize),
-    /// Samples in a column.
-    pub(crate) height: usize,
-    /// Column after column; what lies beyond belongs to an earlier image.
-    pub(crate) samples: Vec<u8>,
-}
-
-impl Plane {
-    /// Makes room for `width` columns of `height` samples.
-    pub(super) fn reset(&mut self, origin: (usize, usize), width: usize, height: usize) {
-        (self.origin, self.height) = (origin, height);
-        if self.samples.len() < width * height {
-            self.samples.resize(width * height, 0);
-        }
-    }
-
-    /// The samples of a column of the component.
-    #[inline(always)]
-    pub(crate) fn column(&self, column: usize) -> &[u8] {
-        &self.samples[(column - self.origin.0) * self.height..][..self.height]
-    }
-
-    /// Puts a block with its left upper corner at (column, row) of what is held.
-    #[inline(always)]
-    pub(super) fn put(&mut self, (column, row): (usize, usize), block: &[[u8; 8]; 8]) {
-        let (held, height) = (self.samples.as_mut_slice(), self.height);
-        let mut at = column * height + row;
-        for samples in block {
-            held[at..at + SIDE].copy_from_slice(samples);
-            at += height;
-        }
-    }
 }

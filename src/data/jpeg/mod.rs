@@ -5,16 +5,18 @@
 //! allocated once the buffers have grown to the largest image. What is not baseline Huffman-coded
 //! grey or YCbCr is [`Unsupported`]: the caller has another decoder, and that one's verdict counts.
 
+mod coefficients;
 mod header;
 mod huffman;
 mod idct;
+mod plane;
 
 use std::ops::Range;
 
+use coefficients::{Bits, place};
 use header::Header;
 pub(crate) use header::Unsupported;
-use huffman::{Bits, place};
-pub(crate) use idct::Plane;
+pub(crate) use plane::Plane;
 
 use crate::kernels::shuffle::{SIDE, Shuffle, Shuffled, Shuffling};
 use crate::kernels::simd;

@@ -1,0 +1,254 @@
+//! Entropy-coded coefficients: bits, and blocks of 64 (ITU-T T.81, annex F).
+
+use super::header::{Unsupported, ZIGZAG};
+use super::huffman::{END, Table, ZERO_RUN, extend};
+
+/// Reads bits from data without stuffing, followed by at least eight more bytes.
+pub(super) struct Bits<'a> {
+    data: &'a [u8],
+    at: usize,
+    /// Left-aligned.
+    bits: u64,
+    count: u32,
+}
+
+impl<'a> Bits<'a> {
+    pub(super) fn new(data: &'a [u8], at: usize) -> Self {
+        Self { data, at, bits: 0, count: 0 }
+    }
+
+    /// Provides at least 56 bits.
+    #[inline(always)]
+    fn refill(&mut self) {
+        // Damaged data may read on for ever; the position is checked once a row.
+        let at = self.at.min(self.data.len() - 8);
+        let word = self.data[at..].first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        self.bits |= word >> self.count;
+        self.at += ((63 - self.count) >> 3) as usize;
+        self.count |= 56;
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, num: u32) {
+        self.bits <<= num;
+        self.count -= num;
+    }
+
+    /// Takes `size` bits, at least 1, as a signed number.
+    #[inline(always)]
+    fn value(&mut self, size: u32) -> i32 {
+        let bits = (self.bits >> (64 - size)) as u32;
+        self.consume(size);
+        extend(bits, size)
+    }
+
+    /// The position of the next byte that no code has used.
+    pub(super) fn position(&self) -> usize {
+        self.at - (self.count / 8) as usize
+    }
+
+    /// A difference of mean brightness.
+    #[inline(always)]
+    pub(super) fn dc(&mut self, table: &Table) -> Result<i32, Unsupported> {
+        self.refill();
+        if let Some((value, len)) = table.value(self.bits) {
+            self.consume(len);
+            return Ok(value);
+        }
+        let (symbol, len) = table.symbol(self.bits)?;
+        self.consume(len);
+        Ok(if symbol == 0 { 0 } else { self.value(u32::from(symbol)) })
+    }
+
+    /// The coefficients after the first, each given to `store` as (index in zigzag order, value).
+    /// Returns the index after the last one. Indices may lie beyond the block, below [`END`]; what is
+    /// stored at the last of the block is final only when this returns.
+    #[inline(always)]
+    pub(super) fn ac(
+        &mut self,
+        table: &Table,
+        mut store: impl FnMut(usize, i32),
+    ) -> Result<usize, Unsupported> {
+        let mut k = 1;
+        loop {
+            self.refill();
+            // Two look-ups take 54 bits at most.
+            for _ in 0..2 {
+                let pair = table.pair(self.bits);
+                if pair.len() == 0 {
+                    let (run, value) = self.coefficient(table)?;
+                    let Some(value) = value else { return Ok(k) };
+                    store(k + run, value);
+                    k += run + 1;
+                    match k {
+                        ..64 => continue,
+                        64 => return Ok(k),
+                        _ => return Err(Unsupported),
+                    }
+                }
+                let [first, second] = pair.places();
+                let values = pair.values();
+                store(k + first, values[0]);
+                store(k + second, values[1]);
+                let next = k + pair.moves();
+                if next < 64 {
+                    self.consume(pair.len());
+                    k = next;
+                    continue;
+                }
+                if k + first == 63 {
+                    // Nothing follows the last coefficient: the second symbol is another block's.
+                    store(63, values[0]);
+                    self.consume(table.value(self.bits).map_or(0, |(_, len)| len));
+                    return Ok(64);
+                }
+                self.consume(pair.len());
+                return match next {
+                    64 => Ok(64),
+                    END.. if next - END <= 64 => Ok(next - END),
+                    _ => Err(Unsupported),
+                };
+            }
+        }
+    }
+
+    /// A coefficient whose symbol is not in the table of pairs, after a run of zeros; `None` at the
+    /// end of the block.
+    #[inline(always)]
+    fn coefficient(&mut self, table: &Table) -> Result<(usize, Option<i32>), Unsupported> {
+        let (symbol, len) = table.symbol(self.bits)?;
+        self.consume(len);
+        let run = usize::from(symbol >> 4);
+        Ok(match u32::from(symbol & 15) {
+            0 if symbol == ZERO_RUN => (run, Some(0)),
+            0 => (run, None),
+            size => (run, Some(self.value(size))),
+        })
+    }
+}
+
+/// Where a coefficient at zigzag index `k` belongs, below 64; anywhere if `k` is not.
+#[inline(always)]
+pub(super) fn place(k: usize) -> usize {
+    usize::from(PLACES[k & 127]) & 63
+}
+
+const PLACES: [u8; 128] = {
+    let mut places = [63; 128];
+    let mut k = 0;
+    while k < 64 {
+        places[k] = ZIGZAG[k];
+        k += 1;
+    }
+    places
+};
+
+#[cfg(test)]
+mod tests {
+    use super::super::huffman::TableKind;
+    use super::*;
+    use crate::random::{Key, Purpose};
+
+    /// How many codes there are of each length in the example of T.81, table K.5.
+    const COUNTS: [u8; 16] = [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125];
+
+    /// All symbols of coefficients, small ones first.
+    fn symbols() -> Vec<u8> {
+        let mut symbols: Vec<u8> =
+            (0..16).flat_map(|run| (1..=10).map(move |size| run << 4 | size)).collect();
+        symbols.extend([0, ZERO_RUN]);
+        symbols.sort_by_key(|symbol| (symbol >> 4) + 2 * (symbol & 15));
+        symbols
+    }
+
+    /// Writes bits, the first at the highest place.
+    #[derive(Default)]
+    struct Writer {
+        bits: Vec<bool>,
+    }
+
+    impl Writer {
+        fn put(&mut self, bits: u32, len: u32) {
+            self.bits.extend((0..len).rev().map(|at| bits >> at & 1 == 1));
+        }
+
+        /// The code of a symbol: codes count up, and go on at twice their number in the next length.
+        fn symbol(&mut self, symbol: u8) {
+            let wanted = symbols().iter().position(|&other| other == symbol).expect("a symbol");
+            let (mut code, mut first) = (0, 0);
+            for (len, count) in (1..).zip(COUNTS.map(usize::from)) {
+                if wanted < first + count {
+                    return self.put(code + (wanted - first) as u32, len);
+                }
+                (code, first) = ((code + count as u32) << 1, first + count);
+            }
+        }
+
+        /// The coefficients after the first, as T.81, F.1.2.2 has it.
+        fn block(&mut self, block: &[i32; 64]) {
+            let mut run = 0;
+            for &value in &block[1..] {
+                if value == 0 {
+                    run += 1;
+                    continue;
+                }
+                for _ in 0..run / 16 {
+                    self.symbol(ZERO_RUN);
+                }
+                let size = 32 - value.unsigned_abs().leading_zeros();
+                self.symbol((run % 16) << 4 | size as u8);
+                let bits = if value < 0 { value - 1 } else { value };
+                self.put(bits as u32 & ((1 << size) - 1), size);
+                run = 0;
+            }
+            if run > 0 {
+                self.symbol(0);
+            }
+        }
+
+        fn bytes(self) -> Vec<u8> {
+            let byte =
+                |bits: &[bool]| (0..).zip(bits).map(|(at, &bit)| u8::from(bit) << (7 - at)).sum();
+            let bytes = self.bits.chunks(8).map(byte);
+            bytes.chain([0; 8]).collect()
+        }
+    }
+
+    #[test]
+    fn blocks_are_read_as_they_were_written() {
+        let mut table = Table::new(TableKind::Ac);
+        table.define(&COUNTS, &symbols()).expect("a complete table");
+        for round in 0..200 {
+            let key = Key::new(4, Purpose::Generate).with(round);
+            // From blocks that are nearly empty to blocks without a zero, of small values to large.
+            let (filled, large) = (round % 11, 1 + round % 10);
+            let value = |block: u64, k: u64| {
+                let [is_filled, value] = [0, 1].map(|i| key.bits(block << 8 | k << 1 | i));
+                match is_filled % 10 < filled {
+                    true => 1 + (value % (1 << large) - 1) as i32,
+                    false => 0,
+                }
+            };
+            let signed = |block: u64, k: u64| match key.bits(1 << 40 | block << 8 | k) % 2 {
+                0 => value(block, k),
+                _ => -value(block, k),
+            };
+            let blocks: Vec<[i32; 64]> = (0..20)
+                .map(|block| {
+                    std::array::from_fn(|k| if k == 0 { 0 } else { signed(block, k as u64) })
+                })
+                .collect();
+            let mut writer = Writer::default();
+            blocks.iter().for_each(|block| writer.block(block));
+            let bytes = writer.bytes();
+            let mut bits = Bits::new(&bytes, 0);
+            for block in &blocks {
+                let mut read = [0; 2 * END];
+                let end = bits.ac(&table, |k, value| read[k] = value).expect("a whole block");
+                assert_eq!(&read[..64], block);
+                assert_eq!(end, block.iter().rposition(|&value| value != 0).map_or(1, |k| k + 1));
+            }
+            assert!(bits.position() <= bytes.len() - 8);
+        }
+    }
+}
