@@ -7,7 +7,15 @@ use tch::Device;
 
 use crate::collective::nccl::{self, Unusable, Version};
 use crate::config::BackendChoice;
-use crate::launch::Backend;
+
+/// What carries data between ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The threads lend each other their tensors.
+    InProcess,
+    /// NCCL, between GPUs.
+    Nccl,
+}
 
 /// NCCL's switch for several ranks on one GPU.
 const SHARING: &str = "NCCL_MULTI_RANK_GPU_ENABLE";

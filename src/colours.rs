@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::checkpoint;
 use crate::config::{Config, DataConfig, Mean, Resume, StatsFrom};
 use crate::data::{Augment, Components, DataError, Lighting, Normalisation, Stats};
-use crate::feed;
+use crate::image_folder;
 
 /// The mean of ImageNet's training images, in the metadata of cuda-convnet2.
 const IMAGENET_MEAN: [f64; 3] = [127.30, 119.72, 104.91];
@@ -145,7 +145,7 @@ fn read_stats(config: &Config) -> Result<Option<Stats>> {
     if !path.is_file() {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         let missing = DataError::Io { action: "read", path, source: Arc::new(source) };
-        let images = feed::locate(&config.data)?;
+        let images = image_folder::locate(&config.data)?;
         let output = match &config.data.stats {
             StatsFrom::File(path) => format!(" --output {}", path.display()),
             StatsFrom::Imagenet | StatsFrom::Fitted => String::new(),
@@ -167,7 +167,7 @@ fn read_stats(config: &Config) -> Result<Option<Stats>> {
 fn path(data: &DataConfig) -> Result<PathBuf> {
     match &data.stats {
         StatsFrom::File(path) => Ok(path.clone()),
-        _ => Ok(feed::locate(data)?.join(Stats::FILE)),
+        _ => Ok(image_folder::locate(data)?.join(Stats::FILE)),
     }
 }
 

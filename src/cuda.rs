@@ -34,6 +34,12 @@ pub fn engine(device: Device) -> Option<Lane> {
     }
 }
 
+/// Whether `device` has our kernels. Unlike [`engine`] for threads that compute nothing themselves.
+#[must_use]
+pub fn has_kernels(device: Device) -> bool {
+    matches!(device, Device::Cuda(ordinal) if Gpu::of(ordinal).is_ok())
+}
+
 /// What pins the memory of batches for copies to `device`; nothing for the CPU.
 #[must_use]
 pub fn pinning(device: Device) -> Option<Arc<dyn Pinning>> {

@@ -5,6 +5,7 @@
 use tch::{Cuda, Device};
 
 use crate::config::{DeviceChoice, Gpus};
+use crate::kernels::cuda::gpu;
 use crate::torch_ext;
 
 /// A device that was asked for and cannot be had.
@@ -56,9 +57,14 @@ const MAX_CPU_DEVICES: usize = 64;
 fn cuda_devices() -> Result<usize, (String, &'static str)> {
     const INSTALL: &str = "run scripts/get-libtorch --cuda, or use --device cpu";
     const DRIVER: &str = "install NVIDIA's driver, check CUDA_VISIBLE_DEVICES, or use --device cpu";
+    const UPDATE: &str = "update NVIDIA's driver (`nvidia-smi` names the CUDA it is made for), or use \
+                          --device cpu";
     torch_ext::load_cuda().map_err(|why| (format!("no CUDA libraries ({why})"), INSTALL))?;
-    match Cuda::device_count() {
-        count if count > 0 => Ok(count as usize),
+    match (Cuda::device_count(), gpu::count()) {
+        (count @ 1.., _) => Ok(count as usize),
+        (_, Ok(unused @ 1..)) => {
+            Err((format!("libtorch's CUDA is newer than the driver of {unused} GPU(s)"), UPDATE))
+        }
         _ => Err(("no NVIDIA driver, or no GPU".to_owned(), DRIVER)),
     }
 }
@@ -72,8 +78,11 @@ pub fn choose(choice: DeviceChoice, gpus: &Gpus) -> Result<Vec<Device>, DeviceEr
     match (choice, found) {
         (DeviceChoice::Cuda, Err((why, advice))) => Err(DeviceError::NoCuda { why, advice }),
         (DeviceChoice::Cpu, _) => cpu_devices(gpus),
-        (_, Err((why, _))) => {
-            tracing::info!("{why}: CPU threads stand in for GPUs");
+        (_, Err((why, advice))) => {
+            match gpu::count() {
+                Ok(1..) => tracing::warn!("{why}: CPU threads stand in for GPUs; {advice}"),
+                _ => tracing::info!("{why}: CPU threads stand in for GPUs"),
+            }
             cpu_devices(gpus)
         }
         (_, Ok(found)) => cuda_list(gpus, found),

@@ -14,8 +14,8 @@ use crate::collective::{nccl::NcclError, watchdog::Stuck};
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::device::DeviceError;
+use crate::diverged::Diverged;
 use crate::kernels::cuda::CudaError;
-use crate::train::Diverged;
 
 /// The exit codes of the program, as `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

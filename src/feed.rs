@@ -2,7 +2,6 @@
 //!
 //! With [`crate::colours`] the only module that knows both the configuration and the data pipeline.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -10,16 +9,13 @@ use tch::Device;
 
 use crate::cancel::Cancel;
 use crate::colours::Colours;
-use crate::config::{Config, DataConfig, Finish, Precision};
+use crate::config::{Config, Finish, Precision};
 use crate::cuda;
 use crate::data::{
-    self, Delivery, EvalLoader, Form, GeneratedSpec, Geometry, Images, Loader, Output, Stats,
-    TrainLoader, Views,
+    self, Delivery, EvalLoader, Form, Geometry, Images, Loader, Output, Stats, TrainLoader, Views,
 };
+use crate::image_folder;
 use crate::topology::Topology;
-
-/// `data.path` for images made by the program itself.
-pub const GENERATED: &str = "generated";
 
 /// The images of a run.
 pub struct Feed {
@@ -34,30 +30,6 @@ pub struct Feed {
     devices: Vec<Device>,
 }
 
-/// Makes the generated set if it is asked for and not there yet; the folder of the images.
-///
-/// # Errors
-/// If the folder cannot be written.
-pub fn locate(config: &DataConfig) -> Result<PathBuf> {
-    if config.path != GENERATED {
-        return Ok(PathBuf::from(&config.path));
-    }
-    let made = &config.generated;
-    let name = format!("generated-{}px-{}-{}-{}", made.size, made.train, made.test, made.seed);
-    let dir = Path::new("data").join(name);
-    let spec = GeneratedSpec {
-        seed: made.seed,
-        size: made.size as u32,
-        num_train: made.train,
-        num_test: made.test,
-    };
-    if !dir.exists() {
-        tracing::info!("making {} images in {}", made.train + made.test, dir.display());
-    }
-    data::generate(&dir, &spec)?;
-    Ok(dir)
-}
-
 impl Feed {
     /// Opens both splits, for `devices`. `input` is the side of the architecture's input.
     ///
@@ -65,7 +37,7 @@ impl Feed {
     /// If the images are not there, or not as expected.
     pub fn open(config: &Config, input: usize, devices: &[Device]) -> Result<Self> {
         let colours = Colours::find(config)?;
-        let path = locate(&config.data)?;
+        let path = image_folder::locate(&config.data)?;
         let data = &config.data;
         let (train, test) = data::open_both(&path)?;
         Ok(Self {
@@ -151,7 +123,7 @@ impl Feed {
     fn form(&self, config: &Config) -> Form {
         let can_leave = || {
             self.colours.normalisation.mean_image.is_none()
-                && self.devices.iter().all(|device| cuda::engine(*device).is_some())
+                && self.devices.iter().all(|device| cuda::has_kernels(*device))
         };
         match config.data.finish {
             Finish::Device => Form::Unfinished,

@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
-use crate::backend;
+use crate::backend::{self, Backend};
 use crate::cancel::Cancel;
 use crate::cli::GpuCheckCollectivesArgs;
 use crate::collective::contract::CLAUSES;
 use crate::collective::watchdog::Stuck;
 use crate::config::{DeviceChoice, Gpus};
 use crate::device;
-use crate::launch::{Backend, Place, World};
+use crate::launch::{Place, World};
 use crate::topology::{Division, Topology};
 
 /// Within this time any of the checks' operations ends on any device.

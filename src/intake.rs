@@ -46,6 +46,8 @@ impl Intake {
     pub fn keep_resident(&mut self, batch: &Arc<Batch>) -> Result<()> {
         let (x, labels) = self.take(batch)?;
         self.resident = Some((x.f_detach_copy()?, labels.f_detach_copy()?));
+        // Its memory is not the step's.
+        self.upload = None;
         Ok(())
     }
 

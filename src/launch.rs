@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use tch::Device;
 
+use crate::backend::Backend;
 use crate::cancel::Cancel;
 use crate::collective::Collective;
 use crate::collective::watchdog::Watchdog;
@@ -23,10 +24,11 @@ use crate::topology::Topology;
 use crate::torch_ext::cuda::Stay;
 use axes::Axes;
 
-pub use axes::Backend;
-
 /// How long the other ranks may take to notice a failure before the process ends without them.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// As much as a process's first thread has: cuDNN compiles kernels on the threads that compute.
+const STACK_BYTES: usize = 8 << 20;
 
 /// How often the watchdog looks.
 const TICK: Duration = Duration::from_millis(100);
@@ -144,7 +146,18 @@ impl World {
                     })
                 })
                 .collect();
+            let (polling, over) = bounded::<()>(0);
+            scope.spawn({
+                let watchdog = &running.watchdog;
+                move || {
+                    // Nothing is sent: the channel closes when all ranks have ended.
+                    while over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                        watchdog.poll();
+                    }
+                }
+            });
             self.supervise(&running, &finished);
+            drop(polling);
             threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
         });
         match running.first_failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -161,12 +174,18 @@ impl World {
         running: &Running,
         work: impl Fn(Place) -> Result<T> + Sync,
     ) -> Result<T> {
+        let mut threads = Vec::with_capacity(self.threads);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads)
-            .thread_name(move |i| format!("rank{rank}-{i}"))
+            .spawn_handler(|thread| {
+                let named =
+                    std::thread::Builder::new().name(format!("rank{rank}-{}", thread.index()));
+                threads.push(named.stack_size(STACK_BYTES).spawn(|| thread.run())?);
+                Ok(())
+            })
             .build()
             .context("cannot start the threads of a rank")?;
-        pool.install(|| {
+        let result = pool.install(|| {
             // libtorch gives a thread the latest number set anywhere when the thread first asks for it:
             // ask before setting, or another run in this process decides, and sums round differently.
             tch::get_num_threads();
@@ -180,7 +199,11 @@ impl World {
                 ends.iter().try_for_each(|end| end.finish())?;
             }
             Ok(value)
-        })
+        });
+        drop(pool);
+        // What libraries keep for each thread is given back before the process may end.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+        result
     }
 
     /// Waits for all ranks and watches their collectives. Once a rank has failed, breaks every wait of

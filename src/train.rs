@@ -14,6 +14,7 @@ use tch::Tensor;
 
 use crate::collective::{Collective, Reduction, Wire};
 use crate::data::{Batch, BatchReceiver};
+use crate::diverged::Diverged;
 use crate::intake::Intake;
 use crate::launch::Place;
 use crate::metrics::Phase;
@@ -26,19 +27,6 @@ use crate::stopwatch::Stopwatch;
 use report::{Asked, LossPart};
 
 pub use report::{Reporting, Reports, StepDone};
-
-/// The loss stopped being a number. Where it is read a step late, updates have been made with it: the
-/// weights are of no use then, and are not saved.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the loss of step {step} is {loss}; the first layer that is not finite: {layer}. Lower --lr, \
-     lengthen schedule.warmup_epochs, or resume from an earlier checkpoint"
-)]
-pub struct Diverged {
-    step: u64,
-    loss: f64,
-    layer: String,
-}
 
 /// The work of one rank.
 pub struct Worker {

@@ -41,6 +41,8 @@ pub fn config(arch: Arch, data: &std::path::Path) -> Config {
     config.net.classes = 10;
     config.data.path = data.display().to_string();
     config.data.workers = 1;
+    // Steps are short: what has not come by then hangs.
+    config.devices.collective_timeout_s = 120;
     // Several buckets, and some that end inside the network.
     config.devices.bucket_bytes = 8 << 20;
     config.train.precision = Precision::Fp64;

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files that may hold `unsafe` code, each with a safe face.
-const FFI: [&str; 12] = [
+const FFI: [&str; 13] = [
     "collective/nccl/ffi.rs",
     "data/packed/map.rs",
     "elements.rs",
     "kernels/cuda/compile.rs",
     "kernels/cuda/gpu.rs",
+    "kernels/cuda/machine.rs",
     "kernels/cuda/memory.rs",
     "kernels/cuda/pinned.rs",
     "kernels/shuffle.rs",

@@ -81,10 +81,22 @@ impl Fakes {
 
     /// Runs the script on this machine with `program` and `python`.
     fn run(&self, flags: &[&str], program: &str, python: &str) -> (Output, String) {
+        self.run_seeing("0", flags, program, python)
+    }
+
+    /// The same with these GPUs in sight.
+    fn run_seeing(
+        &self,
+        gpus: &str,
+        flags: &[&str],
+        program: &str,
+        python: &str,
+    ) -> (Output, String) {
         let program = self.write("alexnet-mgpu", &format!("{USE}{program}"));
         let python = self.write("python", &format!("{USE}{python}"));
         let mut command = script(self.path(), flags);
         command.arg("--binary").arg(program).arg("--python").arg(python);
+        command.env("CUDA_VISIBLE_DEVICES", gpus);
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", self.path().display()));
         command.env("LD_LIBRARY_PATH", "/first");
@@ -92,11 +104,12 @@ impl Fakes {
     }
 }
 
-/// One GPU. `sampled` says that its memory has been looked at.
+/// Two GPUs. `sampled` says that its memory has been looked at.
 const NVIDIA_SMI: &str = r#"
 case "$*" in
-    -L) echo "GPU 0: Pretender" ;;
-    *name*) echo Pretender ;;
+    -L) echo "GPU 0: Pretender"; echo "GPU 1: Hidden" ;;
+    *name*--id=0) echo Pretender ;;
+    *name*) echo Hidden ;;
     *memory.used*) cat "DIR/used"; touch "DIR/sampled" ;;
 esac
 "#;
@@ -194,6 +207,15 @@ fn every_way_of_pytorch_stands_beside_ours_with_its_failure_if_it_has_one() {
     assert_eq!(report.matches("| step, ").count(), 18, "{report}");
     assert!(row(&report, "finish bf16").ends_with("| 6.00 x torchvision v2 |"), "{report}");
     assert!(row(&report, "momentum f32").contains("fused failed: RuntimeError: none here"));
+}
+
+#[test]
+fn the_gpus_are_those_in_sight() {
+    let fakes = Fakes::new();
+    for (gpus, shown) in [("0", "1 x Pretender"), ("1, 0", "2 x Hidden"), ("", "none")] {
+        let (_, report) = fakes.run_seeing(gpus, &["--only", "kernels"], PROGRAM, PYTHON);
+        assert!(report.contains(&format!("GPU: {shown};")), "{gpus}: {report}");
+    }
 }
 
 #[test]

@@ -9,12 +9,13 @@ use std::time::Duration;
 use alexnet_mgpu::collective::{Collective, Solo};
 use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode};
 use alexnet_mgpu::data::{Batch, Pixels};
+use alexnet_mgpu::diverged::Diverged;
 use alexnet_mgpu::launch::{Place, World};
 use alexnet_mgpu::metrics::Phase;
 use alexnet_mgpu::net::arch::Architecture;
 use alexnet_mgpu::random::{Key, Purpose};
 use alexnet_mgpu::run;
-use alexnet_mgpu::train::{Diverged, Reporting, Reports, StepDone, Worker};
+use alexnet_mgpu::train::{Reporting, Reports, StepDone, Worker};
 use anyhow::Result;
 use forwarding::Forwarding;
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ class Machine:
         self.args = args
         self.rehearsal = args.device == "cpu"
         self.begun = time.monotonic()
-        self.num_gpus = 0 if self.rehearsal else num_gpus()
+        self.num_gpus = 0 if self.rehearsal else len(visible_gpus())
         self.torch, self.torch_folder = self.find_torch()
         self.lent, self.ours_environment = "its own", dict(os.environ)
         self.lend_libtorch()
@@ -83,7 +84,7 @@ class Machine:
             # The program knows NCCL by a name that wheels lack.
             self.links = tempfile.TemporaryDirectory()
             beside = self.torch_folder.parent / "nvidia"
-            for nccl in beside.glob("nccl/lib/libnccl.so.2"):
+            if nccl := find_nccl(beside):
                 pathlib.Path(self.links.name, "libnccl.so").symlink_to(nccl)
             paths = [os.environ.get("LD_LIBRARY_PATH"), self.torch_folder / "lib", self.links.name]
             paths += sorted(beside.glob("*/lib"))
@@ -152,17 +153,35 @@ def nvidia_smi(*words):
         return ""
 
 
-def num_gpus():
-    return sum(line.startswith("GPU ") for line in nvidia_smi("-L").splitlines())
+def visible_gpus():
+    """What nvidia-smi calls the GPUs that programs see, in their order."""
+    num_gpus = sum(line.startswith("GPU ") for line in nvidia_smi("-L").splitlines())
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None or num_gpus == 0:
+        return [str(number) for number in range(num_gpus)]
+    return [name.strip() for name in chosen.split(",") if name.strip()]
 
 
 def query(what):
-    """The first GPU's answer."""
-    return nvidia_smi(f"--query-gpu={what}", "--format=csv,noheader,nounits", "--id=0")
+    """The first visible GPU's answer."""
+    first = next(iter(visible_gpus()), "0")
+    return nvidia_smi(f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={first}")
+
+
+def find_nccl(beside):
+    """NCCL in the wheels beside torch, or in the system."""
+    for nccl in beside.glob("nccl/lib/libnccl.so.2"):
+        return nccl
+    try:
+        known = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"libnccl\.so\.2 .*=> (\S+)", known)
+    return pathlib.Path(found.group(1)) if found else None
 
 
 class PeakMemory:
-    """The most memory in use on the first GPU during a `with`, above what was before, in MiB."""
+    """The most memory in use on the first visible GPU during a `with`, above what was before, in MiB."""
 
     def __init__(self):
         self.mib = None

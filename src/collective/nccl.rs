@@ -5,6 +5,12 @@
 //! [`Collective::flush`] for those that begin with `begin_`. The host waits for none of them until
 //! `MAX_OPEN` are under way, more than a step has. All calls come from the rank's own thread, and only
 //! what the watchdog needs is shared with its own.
+//!
+//! The threads of a group meet before each operation, so that it begins on all GPUs at once. A rank alone
+//! with an operation on its GPU would occupy it until the others come, and they might not: calls of CUDA,
+//! such as those that give memory back, wait for whole GPUs, those of other ranks included (NCCL's user
+//! guide, "Using multiple NCCL communicators concurrently"; libtorch gives back all GPUs' memory when it
+//! has tried out convolutions).
 
 mod ffi;
 
@@ -33,7 +39,7 @@ const MAX_OPEN: usize = 256;
 pub struct Rendezvous {
     id: UniqueId,
     size: usize,
-    /// Nobody enters NCCL before all have come: a wait in there cannot be ended.
+    /// Nobody enters NCCL before all have come.
     gate: Arc<Gate>,
 }
 
@@ -227,6 +233,7 @@ impl Nccl {
         let number = self.link.journal.begin(name, bytes);
         self.computed.record(&self.streams.torch)?;
         self.streams.travel.wait(&self.computed)?;
+        self.link.gate.wait()?;
         self.link.call(call).with_context(|| format!("{name} of {bytes} bytes"))?;
         self.link.mark(number, &self.streams)
     }

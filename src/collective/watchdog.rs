@@ -2,8 +2,9 @@
 //!
 //! A rank that waits in a collective cannot look after itself, and NCCL has no deadline of its own. So
 //! every rank's end of a group keeps a [`Journal`] of what it has begun, and whoever supervises the ranks
-//! calls [`Watchdog::tick`]. Time comes in through that call alone. The module knows no library, no tensor
-//! and no thread of a rank.
+//! calls [`Watchdog::tick`]. Time comes in through that call alone. What libraries have to say is asked for
+//! elsewhere, by [`Watchdog::poll`]: a call of CUDA that hangs would hold up the clock. The module knows no
+//! library, no tensor and no thread of a rank.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -98,7 +99,8 @@ pub trait Abortable: Send + Sync {
     /// What the rank has begun.
     fn journal(&self) -> &Journal;
 
-    /// Notes what has ended since the last call, and returns an error found without waiting, if any.
+    /// Notes what has ended since the last call, and returns an error of the library, if any. May take
+    /// as long as the library does.
     fn poll(&self) -> Option<String>;
 
     /// Leaves the group in good order, together with the others. Called by the rank, after its last
@@ -169,6 +171,8 @@ pub struct Watchdog {
 #[derive(Default)]
 struct State {
     observed: Vec<Observed>,
+    /// The first error a poll has found.
+    broken: Option<Stuck>,
     /// All have been aborted, and whoever comes now comes too late.
     is_over: bool,
 }
@@ -201,19 +205,29 @@ impl Watchdog {
         }
     }
 
-    /// Looks at all ends; `elapsed` has passed since the last look. The first trouble found, if any.
+    /// Asks every end's library what has ended, and whether something failed, for the next tick.
+    pub fn poll(&self) {
+        let ends: Vec<_> = self.lock().observed.iter().map(|one| Arc::clone(&one.end)).collect();
+        for end in ends {
+            let Some(error) = end.poll() else { continue };
+            let journal = end.journal();
+            let operation = journal.oldest().unwrap_or_else(|| idle(journal));
+            let (member, why) = (journal.member, Why::Broken(error));
+            self.lock().broken.get_or_insert(Stuck { member, operation, why });
+        }
+    }
+
+    /// Looks at all journals; `elapsed` has passed since the last look. The first trouble found, if any.
     #[must_use]
     pub fn tick(&self, elapsed: Duration) -> Option<Stuck> {
         let mut state = self.lock();
+        if let Some(broken) = state.broken.take() {
+            return Some(broken);
+        }
         let mut late = None;
         for one in &mut state.observed {
-            let error = one.end.poll();
             let journal = one.end.journal();
             let (member, oldest) = (journal.member, journal.oldest());
-            if let Some(error) = error {
-                let operation = oldest.unwrap_or_else(|| idle(journal));
-                return Some(Stuck { member, operation, why: Why::Broken(error) });
-            }
             let number = oldest.map(|operation| operation.number);
             one.age = if number == one.number { one.age + elapsed } else { Duration::ZERO };
             one.number = number;

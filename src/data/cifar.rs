@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::class_names::{Classes, read_text};
 use super::error::DataError;
-use super::folder::read_file;
+use super::files::read_file;
 use super::pickle::Pickle;
 use super::source::{Content, Source, Split};
 

@@ -7,8 +7,6 @@
 
 use std::ops::Range;
 
-use super::augment::Window;
-
 /// A rectangle of an image, in pixels; at least one each way, and inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
@@ -73,6 +71,17 @@ impl Cover {
 /// the even side, as Python rounds.
 pub(super) fn centre(slack: u32) -> u32 {
     (f64::from(slack) / 2.0).round_ties_even() as u32
+}
+
+/// A square of `crop` pixels in the padded frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Columns from the left edge of the padded frame.
+    pub left: u32,
+    /// Rows from its top.
+    pub top: u32,
+    /// Whether the window is mirrored left to right.
+    pub mirrored: bool,
 }
 
 /// What of a frame will be looked at.

@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
-use super::augment::Geometry;
 use super::bad::BadImages;
 use super::error::DataError;
-use super::finish::{Canvas, Normalisation};
+use super::finish::Canvas;
+use super::geometry::Geometry;
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
-use super::slot::Shape;
+use super::memory::Shape;
+use super::normalisation::Normalisation;
 use super::source::Images;
 use super::views::Views;
 use super::worker::Worker;

@@ -1,25 +1,19 @@
 //! An image folder: `train/<class>/*` beside `val/<class>/*` or `test/<class>/*`, or a flat `val` of
 //! ImageNet's validation images with their labels in a file.
 //!
-//! A class is a folder, its label the folder's place in the sorted list of `train`. Files are
-//! chosen by extension (jpg, jpeg, png, in any case) and sorted by name within their class; hidden
-//! names (a leading dot) are passed over. What is inside a file is the decoder's business.
+//! A class is a folder, its label the folder's place in the sorted list of `train`. Files are sorted
+//! by name within their class. What is inside a file is the decoder's business.
 
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirEntry, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::class_names::{Classes, around};
 use super::error::DataError;
+use super::files::{is_dir, is_image, read_file, sorted_names, to_strings};
 use super::source::{Content, Source};
 use super::validation::{self, Validation};
-
-/// No photograph is larger; a file that is cannot make a worker allocate without bound.
-pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
-/// What image files are called.
-const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
 /// One split of an image folder. Paths are kept as (class, file name): 1.3 million images fit in
 /// about 70 MB.
@@ -159,18 +153,6 @@ impl Source for Folder {
     }
 }
 
-/// Replaces `bytes` by the content of a file of at most [`MAX_FILE_BYTES`].
-pub(super) fn read_file(path: &Path, bytes: &mut Vec<u8>) -> io::Result<()> {
-    bytes.clear();
-    let file = File::open(path)?;
-    bytes.reserve(file.metadata()?.len().min(MAX_FILE_BYTES) as usize);
-    file.take(MAX_FILE_BYTES + 1).read_to_end(bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other(format!("larger than {} MiB", MAX_FILE_BYTES >> 20)));
-    }
-    Ok(())
-}
-
 /// Whether `root/train` holds folders.
 pub(super) fn has_class_folders(root: &Path) -> Result<bool, DataError> {
     let train = root.join("train");
@@ -195,11 +177,6 @@ pub(super) fn train_classes(root: &Path) -> Result<Vec<OsString>, DataError> {
         }
         _ => Ok(classes),
     }
-}
-
-/// Names as text.
-pub(super) fn to_strings(names: &[OsString]) -> Vec<String> {
-    names.iter().map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
 /// Says what is wrong with a folder that has no `train`.
@@ -227,43 +204,4 @@ fn flat(path: &Path, example: &OsStr, expected: &Path) -> DataError {
         example: example.to_string_lossy().into_owned(),
         expected: expected.display().to_string(),
     }
-}
-
-/// The names in `dir` that are not hidden and that `keep` accepts, sorted bytewise.
-pub(super) fn sorted_names(
-    dir: &Path,
-    keep: impl Fn(&DirEntry) -> io::Result<bool>,
-) -> Result<Vec<OsString>, DataError> {
-    let list = || -> io::Result<Vec<OsString>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if !name.as_encoded_bytes().starts_with(b".") && keep(&entry)? {
-                names.push(name);
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
-    };
-    list().map_err(DataError::io("list", dir))
-}
-
-pub(super) fn is_dir(entry: &DirEntry) -> io::Result<bool> {
-    let kind = entry.file_type()?;
-    Ok(kind.is_dir() || kind.is_symlink() && entry.path().is_dir())
-}
-
-fn is_image(entry: &DirEntry) -> io::Result<bool> {
-    Ok(has_image_extension(Path::new(&entry.file_name())) && !is_dir(entry)?)
-}
-
-/// Whether a file is an image, by its name.
-pub(super) fn has_image_extension(name: &Path) -> bool {
-    name.extension().and_then(OsStr::to_str).is_some_and(is_image_extension)
-}
-
-/// Whether images are called so.
-pub(super) fn is_image_extension(extension: &str) -> bool {
-    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }

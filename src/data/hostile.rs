@@ -4,11 +4,12 @@
 //! panics if a reader answers with something that does not fit its input.
 
 use super::archive::walk;
-use super::augment::{Geometry, Window};
 use super::cifar::{CIFAR10_BINARY, CIFAR10_PYTHON, CIFAR100_BINARY, Cifar};
 use super::class_names::{ClassList, Classes};
 use super::cover::Needed;
+use super::cover::Window;
 use super::decode::{Decoder, Image};
+use super::geometry::Geometry;
 use super::packed::manifest::Manifest;
 use super::packed::records::Content as RecordsContent;
 use super::pickle::Pickle;

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::archive::printable;
 use super::class_names::{Classes, around};
 use super::error::DataError;
-use super::folder::{self, has_image_extension, is_dir, sorted_names};
+use super::files::{has_image_extension, is_dir, sorted_names, to_strings};
 use super::tar_images::{Place, TarFile, TarImages};
 use super::validation::Validation;
 
@@ -170,7 +170,7 @@ pub(super) fn validation(
         return Ok(None);
     }
     let dirs = around(root);
-    let classes = folder::to_strings(classes);
+    let classes = to_strings(classes);
     let labels = Validation::find(&dirs, &classes)?;
     let tar = TarFile::new(&path);
     let (file, len) = tar.open()?;

@@ -17,9 +17,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::bad::BadImages;
 use super::error::DataError;
-use super::finish::{Canvas, Normalisation};
+use super::finish::Canvas;
+use super::memory::Shape;
+use super::normalisation::Normalisation;
 use super::pixels::{Form, Pixels, with_elements};
-use super::slot::{Batch, EXCLUDED, Pinning, Ring, Shape, Slot};
+use super::slot::{Batch, EXCLUDED, Pinning, Ring, Slot};
 use super::stages::{StageTotals, Stages};
 use super::worker::Worker;
 use crate::cancel::Cancel;
@@ -52,6 +54,9 @@ pub struct Loader {
     bad: Arc<BadImages>,
     stages: Arc<StageTotals>,
     thread: JoinHandle<()>,
+    /// Where slots come home to when the thread has ended: memory is not given back, nor pages unlocked,
+    /// which may wait for GPUs, while there may be consumers at work.
+    _homes: Vec<Receiver<Slot>>,
 }
 
 impl Loader {
@@ -151,11 +156,13 @@ pub(super) fn spawn(
     let outcome = Arc::new(OnceLock::new());
     let mut receivers = Vec::new();
     let mut lanes = Vec::new();
+    let mut homes = Vec::new();
     for share in shares {
         let slot = || Slot::new(form, filler.normalisation(), share.len(), filler.shape());
         let ring = Ring::new((0..depth + 3).map(|_| slot().pinned(pinning.as_deref())));
         let (queues, ends): (Vec<_>, Vec<_>) =
             (0..consumers_per_share).map(|_| bounded(depth)).unzip();
+        homes.push(ring.free().clone());
         lanes.push(Lane { share, ring, queues });
         let receiver =
             |queue| BatchReceiver { queue, outcome: Arc::clone(&outcome), cancel: cancel.clone() };
@@ -175,7 +182,7 @@ pub(super) fn spawn(
         .name("loader".into())
         .spawn(move || producer.run_to_end(&outcome))
         .map_err(thread_error)?;
-    Ok(Loader { receivers, bad, stages, thread })
+    Ok(Loader { receivers, bad, stages, thread, _homes: homes })
 }
 
 /// A pool of `workers` threads, to read and decode images on.

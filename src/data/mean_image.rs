@@ -3,8 +3,6 @@
 //! It lies over a frame, so a window of the frame has the same window of the mean image, and a
 //! reflected one its reflection. How the mean came about is not known here.
 
-use super::finish::Frame;
-
 /// A mean image of grey levels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeanImage {
@@ -48,11 +46,6 @@ impl MeanImage {
     #[must_use]
     pub fn values(&self) -> &[f32] {
         &self.values
-    }
-
-    /// Whether it lies over `frame`.
-    pub(super) fn fits(&self, frame: Frame<'_>) -> bool {
-        (self.width, self.height) == (frame.width, frame.height)
     }
 
     /// `num` pixels of row `y` from column `x` on; in reverse order if they are mirrored.

@@ -8,8 +8,8 @@ use clap::ValueEnum;
 use half::bf16;
 
 use super::error::DataError;
-use super::finish::Normalisation;
-use super::slot::zeros;
+use super::memory::zeros;
+use super::normalisation::Normalisation;
 
 /// What a loader delivers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -15,7 +15,7 @@ use super::archive::{Member, ReadAt, printable, walk};
 use super::braces;
 use super::class_names::{ClassList, Classes, around};
 use super::error::DataError;
-use super::folder::{is_image_extension, sorted_names};
+use super::files::{is_image_extension, sorted_names};
 use super::source::Split;
 use super::tar_images::{Place, TarFile, TarImages};
 

@@ -7,7 +7,8 @@ use std::fmt::Debug;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::finish::Normalisation;
+use super::memory::{Shape, zeros};
+use super::normalisation::Normalisation;
 use super::pixels::{Form, Pixels, with_elements};
 use super::unfinished::Unfinished;
 
@@ -64,15 +65,6 @@ impl Drop for Batch {
         // The ring has room for all its slots; it is closed only when the loader is gone.
         let _ = self.home.try_send(slot);
     }
-}
-
-/// What an image takes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    /// Its views.
-    pub(super) num_views: usize,
-    /// The values of a view.
-    pub(super) num_values: usize,
 }
 
 /// The memory of a [`Batch`].
@@ -149,17 +141,6 @@ impl Slot {
         }
         self.resize(kept, shape);
     }
-}
-
-/// Room behind each vector, so that no two of them share a page: the largest page, in bytes. A page is
-/// pinned once.
-const GAP: usize = 1 << 16;
-
-/// `len` zeros of a vector that shares no page with the next.
-pub(super) fn zeros<T: Clone + Default>(len: usize) -> Vec<T> {
-    let mut vector = Vec::with_capacity(len + GAP.div_ceil(size_of::<T>()));
-    vector.resize(len, T::default());
-    vector
 }
 
 fn pin<T>(by: &dyn Pinning, memory: &[T]) -> Box<dyn Any + Send + Sync> {

@@ -15,7 +15,7 @@ use tar::Header;
 use super::archive::{BLOCK_BYTES, Member, printable, walk};
 use super::class_names::Classes;
 use super::error::DataError;
-use super::folder::MAX_FILE_BYTES;
+use super::files::MAX_FILE_BYTES;
 use super::source::{Content, Source};
 
 /// More files than this are opened anew for every read, to stay clear of the limit on open files.

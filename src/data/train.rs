@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
-use super::augment::{Geometry, Recipe, Showing};
+use super::augment::{Recipe, Showing};
 use super::bad::BadImages;
 use super::error::DataError;
-use super::finish::{Canvas, Normalisation};
+use super::finish::Canvas;
+use super::geometry::Geometry;
 use super::loader::{Delivery, Filler, Loader, Plan, spawn};
+use super::memory::Shape;
+use super::normalisation::Normalisation;
 use super::order::{EpochOrder, Order};
-use super::slot::Shape;
 use super::source::Images;
 use super::worker::{Loaded, Worker};
 

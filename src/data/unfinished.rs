@@ -6,9 +6,11 @@
 
 use rayon::prelude::*;
 
-use super::augment::{Geometry, Window};
-use super::finish::{Canvas, Finisher, Frame, Normalisation, ROWS_AHEAD};
-use super::slot::{Shape, zeros};
+use super::cover::Window;
+use super::finish::{Canvas, Finisher, Frame, ROWS_AHEAD};
+use super::geometry::Geometry;
+use super::memory::{Shape, zeros};
+use super::normalisation::Normalisation;
 use crate::kernels::stream::{self, Stream};
 
 /// What is left to do to the `[n, crop, crop, 3]` bytes of a batch, as

@@ -17,7 +17,7 @@ use flate2::read::GzDecoder;
 use super::archive::{printable, walk};
 use super::class_names::read_text;
 use super::error::DataError;
-use super::folder::read_file;
+use super::files::read_file;
 
 const GROUND_TRUTH: &str = "ILSVRC2012_validation_ground_truth.txt";
 const TABLE: &str = "meta.mat";

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::augment::{Geometry, Window};
+use super::cover::Window;
 use super::cover::{Needed, centre};
 use super::error::DataError;
-use super::finish::Normalisation;
-use super::folder::read_file;
+use super::files::read_file;
+use super::geometry::Geometry;
+use super::normalisation::Normalisation;
 use super::worker::{Loaded, Worker};
 
 /// Which crops of an image a test looks at.

@@ -7,12 +7,14 @@ use std::time::Instant;
 use fast_image_resize::images::{CroppedImage, Image as ResizeTarget, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-use super::augment::{Geometry, Window};
+use super::cover::Window;
 use super::cover::{Axis, Cover, Drawing};
 use super::decode::{DecodeError, Decoder, Image, check_size};
 use super::error::DataError;
-use super::finish::{Canvas, Finisher, Frame, Normalisation};
+use super::finish::{Canvas, Finisher, Frame};
+use super::geometry::Geometry;
 use super::jpeg::{RegionDecoder, Unsupported};
+use super::normalisation::Normalisation;
 use super::resample::{Resample, Target};
 use super::source::{Content, Source};
 use super::stages::Stages;
@@ -173,7 +175,7 @@ impl Worker {
         let begun = Instant::now();
         self.finisher.set(geometry.crop, normalisation, shift);
         let frame = frame(loaded, self.side, &self.square, &self.image);
-        normalisation.check_frame(frame)?;
+        normalisation.check_frame(frame.width, frame.height)?;
         let windows = windows(geometry.slack(frame.width, frame.height));
         for (view, window) in windows.into_iter().enumerate() {
             out.draw(view, &mut self.finisher, frame, geometry, window);

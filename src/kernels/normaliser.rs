@@ -4,12 +4,45 @@
 //! step is one long loop over the buffer: a loop of its own for each 48 channels would spend most of
 //! its time before and after its vector part. The module does not know what a pixel or an image is.
 
-use super::lrn::Lrn;
 use super::real::{Real, Wide};
 use super::simd::convert;
 
 /// The size that the buffers aim at, in elements; the four of them stay in the first-level cache.
 const TILE: usize = 1024;
+
+/// b_i = a_i / (k + alpha * sum of a_j^2 over |j - i| <= size / 2)^beta, with j within i's group.
+///
+/// `alpha` is not divided by `size`, as in the paper (and unlike PyTorch's function). `k` must be
+/// positive and `alpha` not negative.
+///
+/// A NaN makes NaN of every output whose window holds it; an infinity makes NaN of its own output
+/// and zero of its neighbours'.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lrn {
+    /// n, the number of channels in a window; odd.
+    pub size: usize,
+    /// The weight of the sum of squares.
+    pub alpha: f64,
+    /// The power of the denominator.
+    pub beta: f64,
+    /// The constant of the denominator.
+    pub k: f64,
+}
+
+impl Lrn {
+    /// The constants of the paper.
+    pub const PAPER: Self = Self { size: 5, alpha: 1e-4, beta: 0.75, k: 2.0 };
+
+    /// Whether beta is the paper's 3/4, which roots give without a general power.
+    pub(super) fn has_three_quarters(&self) -> bool {
+        self.beta == 0.75
+    }
+
+    /// Refuses a window without a middle.
+    pub(super) fn check_size(&self) {
+        assert!(self.size % 2 == 1, "lrn: the window of {} channels has no middle", self.size);
+    }
+}
 
 /// What is applied to each element before it is normalised.
 pub(super) trait Activation {

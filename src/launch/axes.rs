@@ -8,18 +8,10 @@ use anyhow::{Result, bail};
 use tch::Device;
 
 use super::{Place, World};
+use crate::backend::Backend;
 use crate::collective::watchdog::{Abortable, Journal, Member, Watchdog};
 use crate::collective::{Collective, Rendezvous, Solo, Watched, nccl};
 use crate::topology::{Axis, Seat, Topology};
-
-/// What carries data between ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// The threads lend each other their tensors.
-    InProcess,
-    /// NCCL, between GPUs.
-    Nccl,
-}
 
 /// The meeting places of all groups on both axes.
 pub(super) struct Axes {

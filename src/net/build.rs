@@ -22,7 +22,7 @@ use super::lrn::Lrn;
 use super::pool::MaxPool;
 use super::relu::Relu;
 use super::scatter::Scatter;
-use super::{Layer, Net};
+use super::{Images, Layer, Net};
 use crate::cuda;
 use crate::kernels;
 use crate::kernels::pool::MaxPool as MaxPoolRule;
@@ -54,15 +54,6 @@ pub enum Cut {
 impl Site {
     /// A rank that holds the whole network.
     pub const WHOLE: Self = Self { column: 0, columns: 1, cut: Cut::Columns };
-}
-
-/// Which images a rank has at some point of the network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Images {
-    /// Its share of the batch.
-    Share,
-    /// All of the batch.
-    Batch,
 }
 
 /// One layer as one rank computes it.

@@ -10,8 +10,7 @@ use std::ops::Range;
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::build::Images;
-use super::{Layer, Mode, Pass};
+use super::{Images, Layer, Mode, Pass};
 use crate::cuda::engine;
 use crate::elements::{by_kind, device_slice, device_slice_mut, slice, slice_mut};
 use crate::kernels::cuda::{self, Engine};

@@ -53,6 +53,15 @@ pub struct Pass<'a> {
     pub shares: &'a [usize],
 }
 
+/// Which images a rank has at some point of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Images {
+    /// Its share of the batch.
+    Share,
+    /// All of the batch.
+    Batch,
+}
+
 /// How far what a layer needs is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {

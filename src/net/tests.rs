@@ -3,7 +3,6 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::build::Images;
 use super::conv::Conv;
 use super::dropout::Dropout;
 use super::flatten::Flatten;
@@ -12,7 +11,7 @@ use super::linear::Linear;
 use super::lrn::Lrn;
 use super::pool::MaxPool;
 use super::relu::Relu;
-use super::{Layer, Mode, Pass};
+use super::{Images, Layer, Mode, Pass};
 use crate::collective::{Collective, Solo};
 use crate::kernels;
 use crate::params::{

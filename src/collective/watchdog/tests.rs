@@ -104,9 +104,24 @@ fn an_error_the_library_reports_is_trouble_at_once() {
     let (watchdog, ends) = three();
     ends[2].journal.begin("all-gather", 16);
     *ends[2].error.lock().expect("no panic") = Some("the network is down".to_owned());
+    assert_eq!(watchdog.tick(SECOND), None, "nobody has asked the library");
+    watchdog.poll();
     let stuck = watchdog.tick(Duration::ZERO).expect("reported");
     assert_eq!((stuck.member.rank, stuck.operation.name), (2, "all-gather"));
     assert!(stuck.to_string().ends_with("failed: the network is down"), "{stuck}");
+}
+
+#[test]
+fn time_passes_while_a_library_does_not_answer() {
+    let (watchdog, ends) = three();
+    ends[0].journal.begin("all-reduce", 16);
+    let library = ends[1].error.lock().expect("no panic");
+    std::thread::scope(|scope| {
+        scope.spawn(|| watchdog.poll());
+        let (ticks, stuck) = ticks_until_stuck(&watchdog);
+        assert_eq!((ticks, stuck.member.rank), (10, 0));
+        drop(library);
+    });
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Entropy-coded coefficients: bits, and blocks of 64 (ITU-T T.81, annex F).
 
-use super::header::{Unsupported, ZIGZAG};
+use super::header::ZIGZAG;
 use super::huffman::{END, Table, ZERO_RUN, extend};
+use super::unsupported::Unsupported;
 
 /// Reads bits from data without stuffing, followed by at least eight more bytes.
 pub(super) struct Bits<'a> {

@@ -4,10 +4,7 @@
 //! is no verdict on the file: another decoder may read it. ITU-T T.81, annex B.
 
 use super::huffman::{Table, TableKind};
-
-/// Not a baseline JPEG of a usual layout, or damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unsupported;
+use super::unsupported::Unsupported;
 
 /// One component of the picture: brightness, or one of the two colour differences.
 #[derive(Clone, Copy, Debug, Default)]

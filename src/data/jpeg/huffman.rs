@@ -4,7 +4,7 @@
 //! look-up yields runs, values and length of two coefficients at once. Where the bits come from, and what a
 //! block is, is not known here.
 
-use super::header::Unsupported;
+use super::unsupported::Unsupported;
 
 /// Bits of the table that is looked up first.
 const FAST_BITS: u32 = 10;

@@ -10,13 +10,14 @@ mod header;
 mod huffman;
 mod idct;
 mod plane;
+mod unsupported;
 
 use std::ops::Range;
 
 use coefficients::{Bits, place};
 use header::Header;
-pub(crate) use header::Unsupported;
 pub(crate) use plane::Plane;
+pub(crate) use unsupported::Unsupported;
 
 use crate::kernels::shuffle::{SIDE, Shuffle, Shuffled, Shuffling};
 use crate::kernels::simd;

@@ -25,8 +25,8 @@ pub use square::Squarer;
 
 use super::class_names::Classes;
 use super::error::DataError;
+use super::files::sorted_names;
 use super::finish::Frame;
-use super::folder::sorted_names;
 use super::shards::Shards;
 use super::source::{Content, Images, Source, Split};
 use map::map;

@@ -4,8 +4,8 @@
 //! The loader's own [`Worker`] does it, so packed pixels are those that training on the source would
 //! have seen.
 
-use super::super::augment::Geometry;
 use super::super::cover::Needed;
+use super::super::geometry::Geometry;
 use super::super::source::Source;
 use super::super::worker::Worker;
 

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 
 use super::Stats;
-use crate::data::augment::Geometry;
 use crate::data::bad::BadImages;
 use crate::data::cover::Needed;
 use crate::data::error::DataError;
 use crate::data::finish::Frame;
+use crate::data::geometry::Geometry;
 use crate::data::loader::pool;
 use crate::data::mean_image::MeanImage;
 use crate::data::moments::{Moments, Overflow};

@@ -17,7 +17,8 @@ use super::cache::Cache;
 use super::compile::{self, Capability};
 use super::error::CudaError;
 use super::launch::{Engine, Launch};
-use super::memory::{Machine, Slice, SliceMut};
+use super::machine::Machine;
+use super::memory::{Slice, SliceMut};
 use super::program::Program;
 
 /// The parameters of a launch are copied to an array of this length.
@@ -81,10 +82,16 @@ impl Stream {
 /// # Errors
 /// [`CudaError::Missing`] names the library.
 pub fn available() -> Result<(), CudaError> {
+    has_driver()?;
+    compile::available()
+}
+
+/// Whether NVIDIA's driver is there, as an error if not.
+fn has_driver() -> Result<(), CudaError> {
     static PRESENT: OnceLock<bool> = OnceLock::new();
     // SAFETY: opens the library, whose constructors have no preconditions.
     match PRESENT.get_or_init(|| unsafe { sys::is_culib_present() }) {
-        true => compile::available(),
+        true => Ok(()),
         false => {
             Err(CudaError::Missing { library: "libcuda.so.1", advice: "install NVIDIA's driver" })
         }
@@ -105,6 +112,16 @@ fn describe(error: result::DriverError) -> String {
         (Some(name), Some(description)) => format!("{name}, {description}"),
         _ => format!("{:?}", error.0),
     }
+}
+
+/// The number of GPUs that the driver has.
+///
+/// # Errors
+/// If there is no driver, or it cannot be used.
+pub fn count() -> Result<usize, CudaError> {
+    has_driver()?;
+    driver("cuInit", result::init())?;
+    Ok(driver("cuDeviceGetCount", result::device::get_count())?.max(0) as usize)
 }
 
 impl Gpu {
@@ -327,10 +344,12 @@ impl Lane {
             // SAFETY: as above.
             driver("cuEventElapsedTime", unsafe { result::event::elapsed(begin, end) })
         })?;
-        for event in [begin, end] {
-            // SAFETY: created above, destroyed once.
-            driver("cuEventDestroy", unsafe { result::event::destroy(event) })?;
-        }
+        self.gpu.with_context(|| {
+            [begin, end].into_iter().try_for_each(|event| {
+                // SAFETY: created above, destroyed once.
+                driver("cuEventDestroy", unsafe { result::event::destroy(event) })
+            })
+        })?;
         Ok(f64::from(ms) * 1e3 / iterations as f64)
     }
 

@@ -16,6 +16,7 @@ pub mod finish;
 pub mod gpu;
 pub mod launch;
 pub mod lrn;
+pub mod machine;
 pub mod memory;
 pub mod pinned;
 pub mod program;
@@ -24,5 +25,6 @@ pub mod update;
 
 pub use error::CudaError;
 pub use launch::{Engine, Launch};
-pub use memory::{Buffer, Machine, Slice, SliceMut};
+pub use machine::{Buffer, Machine};
+pub use memory::{Slice, SliceMut};
 pub use program::Program;

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Cut, Images, Plan, Planned, Site, Step};
+use super::{Cut, Plan, Planned, Site, Step};
 use crate::kernels::pool::MaxPool as MaxPoolRule;
+use crate::net::Images;
 use crate::net::arch::{Architecture, InitSpec, LayerSpec, WeightInit};
 use crate::net::gather::{GatherGradient, Parts};
 use crate::params::{Holders, Init, Layout, ParamKind, ParamSpec, Placement};

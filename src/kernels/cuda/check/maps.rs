@@ -1,6 +1,6 @@
 //! The kernels of feature maps against their twins.
 
-use super::super::memory::{Buffer, Machine};
+use super::super::machine::{Buffer, Machine};
 use super::super::{CudaError, lrn, relu_lrn_pool};
 use super::{CheckedReal, Outcome, computed, noise, outcome, real, value};
 use crate::kernels::lrn::Lrn;

@@ -6,7 +6,8 @@ mod maps;
 mod vectors;
 
 use super::CudaError;
-use super::memory::{Buffer, Machine, Plain, SliceMut};
+use super::machine::{Buffer, Machine};
+use super::memory::{Plain, SliceMut};
 use super::program::CudaReal;
 use crate::kernels::real::{Real, Wide};
 use crate::random::{Key, Purpose};

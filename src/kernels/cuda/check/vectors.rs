@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::super::memory::{Buffer, Machine};
+use super::super::machine::{Buffer, Machine};
 use super::super::update::{Arrays, Run};
 use super::super::{CudaError, cross_entropy, dropout, finish, update};
 use super::{CheckedReal, Outcome, computed, noise, outcome, real, value};

@@ -1,0 +1,36 @@
+//! Where the images of a run lie: what the configuration names, or a generated set, made when it is first
+//! asked for.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::config::DataConfig;
+use crate::data::{self, GeneratedSpec};
+
+/// `data.path` for images made by the program itself.
+pub const GENERATED: &str = "generated";
+
+/// Makes the generated set if it is asked for and not there yet; the folder of the images.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn locate(config: &DataConfig) -> Result<PathBuf> {
+    if config.path != GENERATED {
+        return Ok(PathBuf::from(&config.path));
+    }
+    let made = &config.generated;
+    let name = format!("generated-{}px-{}-{}-{}", made.size, made.train, made.test, made.seed);
+    let dir = Path::new("data").join(name);
+    let spec = GeneratedSpec {
+        seed: made.seed,
+        size: made.size as u32,
+        num_train: made.train,
+        num_test: made.test,
+    };
+    if !dir.exists() {
+        tracing::info!("making {} images in {}", made.train + made.test, dir.display());
+    }
+    data::generate(&dir, &spec)?;
+    Ok(dir)
+}
