@@ -53,20 +53,38 @@ pub enum DeviceError {
 /// Each CPU device is a replica in memory: far more than cores only fill it.
 const MAX_CPU_DEVICES: usize = 64;
 
-/// Why CUDA cannot be used, in words; `Ok` with the number of GPUs if it can.
-fn cuda_devices() -> Result<usize, (String, &'static str)> {
+/// Why CUDA cannot be used.
+struct Obstacle {
+    why: String,
+    advice: &'static str,
+    /// GPUs that there are all the same.
+    num_unused: usize,
+}
+
+/// The number of GPUs, if they can be used.
+fn cuda_devices() -> Result<usize, Obstacle> {
     const INSTALL: &str = "run scripts/get-libtorch --cuda, or use --device cpu";
     const DRIVER: &str = "install NVIDIA's driver, check CUDA_VISIBLE_DEVICES, or use --device cpu";
-    const UPDATE: &str = "update NVIDIA's driver (`nvidia-smi` names the CUDA it is made for), or use \
-                          --device cpu";
-    torch_ext::load_cuda().map_err(|why| (format!("no CUDA libraries ({why})"), INSTALL))?;
-    match (Cuda::device_count(), gpu::count()) {
-        (count @ 1.., _) => Ok(count as usize),
-        (_, Ok(unused @ 1..)) => {
-            Err((format!("libtorch's CUDA is newer than the driver of {unused} GPU(s)"), UPDATE))
-        }
-        _ => Err(("no NVIDIA driver, or no GPU".to_owned(), DRIVER)),
+    const UPDATE: &str = "update NVIDIA's driver, which has to be as new as libtorch's CUDA (`nvidia-smi` \
+                          names the driver's), or use --device cpu";
+    torch_ext::load_cuda().map_err(|why| {
+        let why = format!("no CUDA libraries ({why})");
+        Obstacle { why, advice: INSTALL, num_unused: 0 }
+    })?;
+    if let Ok(count @ 1..) = usize::try_from(Cuda::device_count()) {
+        return Ok(count);
     }
+    Err(match gpu::count() {
+        Ok(num_unused @ 1..) => {
+            let why = format!("libtorch cannot use the {num_unused} GPU(s) there are");
+            Obstacle { why, advice: UPDATE, num_unused }
+        }
+        _ => Obstacle {
+            why: "no NVIDIA driver, or no GPU".to_owned(),
+            advice: DRIVER,
+            num_unused: 0,
+        },
+    })
 }
 
 /// The devices of a run, one per rank.
@@ -76,12 +94,14 @@ fn cuda_devices() -> Result<usize, (String, &'static str)> {
 pub fn choose(choice: DeviceChoice, gpus: &Gpus) -> Result<Vec<Device>, DeviceError> {
     let found = if choice == DeviceChoice::Cpu { Ok(0) } else { cuda_devices() };
     match (choice, found) {
-        (DeviceChoice::Cuda, Err((why, advice))) => Err(DeviceError::NoCuda { why, advice }),
+        (DeviceChoice::Cuda, Err(Obstacle { why, advice, .. })) => {
+            Err(DeviceError::NoCuda { why, advice })
+        }
         (DeviceChoice::Cpu, _) => cpu_devices(gpus),
-        (_, Err((why, advice))) => {
-            match gpu::count() {
-                Ok(1..) => tracing::warn!("{why}: CPU threads stand in for GPUs; {advice}"),
-                _ => tracing::info!("{why}: CPU threads stand in for GPUs"),
+        (_, Err(Obstacle { why, advice, num_unused })) => {
+            match num_unused {
+                0 => tracing::info!("{why}: CPU threads stand in for GPUs"),
+                _ => tracing::warn!("{why}: CPU threads stand in for them; {advice}"),
             }
             cpu_devices(gpus)
         }

@@ -1,6 +1,7 @@
 //! From the configuration to loaders: which images, prepared how, for whom.
 //!
-//! With [`crate::colours`] the only module that knows both the configuration and the data pipeline.
+//! With [`crate::colours`] and [`crate::image_folder`] the only module that knows both the configuration
+//! and the data pipeline.
 
 use std::sync::Arc;
 

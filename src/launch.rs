@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tch::Device;
 
 use crate::backend::Backend;
@@ -92,7 +92,7 @@ pub struct RankFailed {
 /// What the threads of a run share.
 struct Running {
     axes: Axes,
-    watchdog: Watchdog,
+    watchdog: Arc<Watchdog>,
     first_failure: Mutex<Option<RankFailed>>,
 }
 
@@ -119,6 +119,37 @@ impl Running {
     }
 }
 
+/// The thread that asks libraries what has ended. One that does not answer keeps it, and nobody else.
+struct Polling {
+    over: Option<Sender<()>>,
+    ended: Receiver<()>,
+}
+
+impl Polling {
+    fn of(watchdog: &Arc<Watchdog>) -> Result<Self> {
+        // Nothing is ever sent on these: they close.
+        let (over, is_over) = bounded(0);
+        let (running, ended) = bounded(0);
+        let watchdog = Arc::clone(watchdog);
+        let poll = move || {
+            let _running = running;
+            while is_over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                watchdog.poll();
+            }
+        };
+        let named = std::thread::Builder::new().name("poll".into());
+        named.spawn(poll).context("cannot start the thread that watches the collectives")?;
+        Ok(Self { over: Some(over), ended })
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        self.over.take();
+        let _ = self.ended.recv_timeout(GRACE);
+    }
+}
+
 impl World {
     /// Runs `work` on every rank and returns the results in rank order.
     ///
@@ -128,9 +159,10 @@ impl World {
         let num_ranks = self.topology.num_ranks();
         let running = Running {
             axes: Axes::new(self.topology, self.backend)?,
-            watchdog: Watchdog::new(self.collective_timeout),
+            watchdog: Arc::new(Watchdog::new(self.collective_timeout)),
             first_failure: Mutex::new(None),
         };
+        let polling = Polling::of(&running.watchdog)?;
         let (done, finished) = bounded::<()>(num_ranks);
         let results: Vec<Option<T>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..num_ranks)
@@ -146,20 +178,10 @@ impl World {
                     })
                 })
                 .collect();
-            let (polling, over) = bounded::<()>(0);
-            scope.spawn({
-                let watchdog = &running.watchdog;
-                move || {
-                    // Nothing is sent: the channel closes when all ranks have ended.
-                    while over.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                        watchdog.poll();
-                    }
-                }
-            });
             self.supervise(&running, &finished);
-            drop(polling);
             threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
         });
+        drop(polling);
         match running.first_failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(failed) if num_ranks == 1 => Err(failed.source),
             Some(failed) => Err(failed.into()),

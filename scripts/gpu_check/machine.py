@@ -1,5 +1,6 @@
 """The machine under check: its GPUs, and commands that are run on it against a deadline."""
 
+import functools
 import json
 import os
 import pathlib
@@ -153,6 +154,7 @@ def nvidia_smi(*words):
         return ""
 
 
+@functools.cache
 def visible_gpus():
     """What nvidia-smi calls the GPUs that programs see, in their order."""
     num_gpus = sum(line.startswith("GPU ") for line in nvidia_smi("-L").splitlines())

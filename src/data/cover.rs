@@ -2,8 +2,7 @@
 //!
 //! A frame is a square of output pixels laid over a rectangle of the image: the central square of a
 //! resized image, or any part of it scaled to the network's input. Both decoders draw from the same
-//! [`Drawing`]. Who chose the rectangle, and what is cut from the frame afterwards, is not known
-//! here.
+//! [`Drawing`]. Who chose the rectangle, and the window that is cut from the frame, is not known here.
 
 use std::ops::Range;
 

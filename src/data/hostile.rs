@@ -6,8 +6,7 @@
 use super::archive::walk;
 use super::cifar::{CIFAR10_BINARY, CIFAR10_PYTHON, CIFAR100_BINARY, Cifar};
 use super::class_names::{ClassList, Classes};
-use super::cover::Needed;
-use super::cover::Window;
+use super::cover::{Needed, Window};
 use super::decode::{Decoder, Image};
 use super::geometry::Geometry;
 use super::packed::manifest::Manifest;

@@ -7,8 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::cover::Window;
-use super::cover::{Needed, centre};
+use super::cover::{Needed, Window, centre};
 use super::error::DataError;
 use super::files::read_file;
 use super::geometry::Geometry;

@@ -7,8 +7,7 @@ use std::time::Instant;
 use fast_image_resize::images::{CroppedImage, Image as ResizeTarget, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-use super::cover::Window;
-use super::cover::{Axis, Cover, Drawing};
+use super::cover::{Axis, Cover, Drawing, Window};
 use super::decode::{DecodeError, Decoder, Image, check_size};
 use super::error::DataError;
 use super::finish::{Canvas, Finisher, Frame};

@@ -269,7 +269,7 @@ fn spread<T: Copy, W: Copy>(
     }
 }
 
-/// sums[i] = padded[i] + ... + padded[i + size - 1].
+/// `sums[i] = padded[i] + ... + padded[i + size - 1]`.
 #[inline(always)]
 fn slide<W: Wide>(padded: &[W], sums: &mut [W], size: usize) {
     let length = sums.len();
