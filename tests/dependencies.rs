@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The files that may hold `unsafe` code, each with a safe face.
-const FFI: [&str; 13] = [
+const FFI: [&str; 14] = [
     "collective/nccl/ffi.rs",
+    "data/large_pages.rs",
     "data/packed/map.rs",
     "elements.rs",
     "kernels/cuda/compile.rs",

@@ -14,8 +14,8 @@ use super::geometry::Geometry;
 use super::mean_image::MeanImage;
 use super::normalisation::Normalisation;
 use crate::kernels::real::Real;
-use crate::kernels::shuffle::{Shuffle, Shuffled, Shuffling};
-use crate::kernels::simd::{self, Kernel};
+use crate::kernels::shuffle::{REVERSED, Shuffle, Shuffled, Shuffling};
+use crate::kernels::simd;
 use crate::kernels::stream::{self, LINE, Line, Stream};
 
 /// A picture windows are cut from.
@@ -39,11 +39,10 @@ pub(super) struct Finisher {
     padding: [u8; 3],
 }
 
-/// Values of one row, all slices as long: `out = pixel * scale + offset`, or with a mean image
+/// Factors of one row, all slices as long as it: `out = pixel * scale + offset`, or with a mean image
 /// `out = (pixel - mean) * scale + offset`.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a> {
-    pixels: &'a [u8],
+pub(super) struct Factors<'a> {
     scale: &'a [f32],
     offset: &'a [f32],
     mean: Option<&'a [f32]>,
@@ -54,12 +53,19 @@ pub(super) trait Pixel: Copy + Default + Send + Sync {
     /// Whether rows make use of a stream.
     const IS_STREAMED: bool;
     /// Writes a row of pixels.
-    fn row(row: Row<'_>, out: &mut [Self], stream: Option<&Stream>);
+    fn row(pixels: &[u8], factors: Factors<'_>, out: &mut [Self], stream: Option<&Stream>);
     /// Writes a row of pixels in reverse order.
     #[inline(always)]
-    fn mirrored_row(row: Row<'_>, scratch: &mut [u8], out: &mut [Self], stream: Option<&Stream>) {
-        mirror(row.pixels, scratch);
-        Self::row(Row { pixels: scratch, ..row }, out, stream);
+    fn mirrored_row(
+        pixels: &[u8],
+        factors: Factors<'_>,
+        scratch: &mut [u8],
+        out: &mut [Self],
+        stream: Option<&Stream>,
+        shuffle: impl Shuffle,
+    ) {
+        mirror(pixels, scratch, shuffle);
+        Self::row(scratch, factors, out, stream);
     }
     /// What a padding pixel of colour `mean` becomes.
     fn padding(mean: [u8; 3]) -> [Self; 3];
@@ -138,7 +144,8 @@ impl Finisher {
     ) {
         let is_streamed = P::IS_STREAMED && size_of_val(out) >= STREAMED_BYTES;
         let stream = is_streamed.then(Stream::begin);
-        simd::run(Cut { finisher: self, frame, pad, window, out, stream: stream.as_ref() });
+        let stream = stream.as_ref();
+        simd::run(Shuffled(Cut { finisher: self, frame, pad, window, out, stream }));
     }
 }
 
@@ -152,9 +159,9 @@ struct Cut<'a, P> {
     stream: Option<&'a Stream>,
 }
 
-impl<P: Pixel> Kernel for Cut<'_, P> {
+impl<P: Pixel> Shuffling for Cut<'_, P> {
     #[inline(always)]
-    fn run(self) {
+    fn run(self, shuffle: impl Shuffle) {
         let Self { finisher, frame, window, .. } = self;
         let Finisher { scale, offset, mean_image, mirrored, padding } = finisher;
         let row_len = mirrored.len();
@@ -188,17 +195,18 @@ impl<P: Pixel> Kernel for Cut<'_, P> {
             fill(&mut out_row[place.end..], padding);
             let (scale, offset) = (&scale[place.clone()], &offset[place.clone()]);
             let mean = mean_image.as_ref().map(|mean| mean.row(y - pad, x, num, window.mirrored));
-            let values = Row { pixels: row(y), scale, offset, mean };
+            let factors = Factors { scale, offset, mean };
             let out_row = &mut out_row[place];
             if !window.mirrored {
-                P::row(values, out_row, self.stream);
+                P::row(row(y), factors, out_row, self.stream);
                 continue;
             }
             // Processors load ahead for reads in rising order only.
             if (pad..pad + height).contains(&(y + ROWS_AHEAD)) {
                 stream::prefetch(row(y + ROWS_AHEAD));
             }
-            P::mirrored_row(values, &mut mirrored[..num * 3], out_row, self.stream);
+            let scratch = &mut mirrored[..num * 3];
+            P::mirrored_row(row(y), factors, scratch, out_row, self.stream, shuffle);
         }
     }
 }
@@ -208,50 +216,47 @@ fn fill<P: Copy>(out: &mut [P], pixel: [P; 3]) {
     out.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(&pixel));
 }
 
-/// Reversing the order of pixels.
-struct Mirror<'a> {
-    pixels: &'a [u8],
-    out: &'a mut [u8],
-}
-
-impl Shuffling for Mirror<'_> {
-    #[inline(always)]
-    fn run(self, shuffle: impl Shuffle) {
-        let Self { pixels, out } = self;
-        let (mut end, mut at) = (pixels.len(), 0);
-        // Five pixels at a time; the sixteenth byte is overwritten by the next five.
-        while let (Some(block), Some(to)) =
-            (pixels[..end].last_chunk(), out[at..].first_chunk_mut())
-        {
-            *to = shuffle.reverse_pixels(*block);
-            (end, at) = (end - 15, at + 15);
-        }
-        for (to, from) in out[at..].chunks_exact_mut(3).zip(pixels[..end].chunks_exact(3).rev()) {
-            to.copy_from_slice(from);
-        }
+/// Writes `pixels` to `out` in reverse order.
+#[inline(always)]
+fn mirror(pixels: &[u8], out: &mut [u8], shuffle: impl Shuffle) {
+    let Some(last) = pixels.len().checked_sub(REVERSED).map(|slack| slack + REVERSED - LINE) else {
+        let pixels = pixels.as_chunks::<3>().0.iter().rev();
+        return out.as_chunks_mut().0.iter_mut().zip(pixels).for_each(|(to, from)| *to = *from);
+    };
+    for at in (0..pixels.len()).step_by(LINE).map(|at| at.min(last)) {
+        out[at..at + LINE].copy_from_slice(&reversed(pixels, at, shuffle));
     }
 }
 
-/// Writes `pixels` to `out` in reverse order.
+/// The bytes from `at` on of as many pixels in reverse order.
 #[inline(always)]
-fn mirror(pixels: &[u8], out: &mut [u8]) {
-    Shuffled(Mirror { pixels, out }).run();
+fn reversed(pixels: &[u8], at: usize, shuffle: impl Shuffle) -> [u8; LINE] {
+    let end = pixels.len() - at / 3 * 3;
+    let pixels = pixels[..end].last_chunk::<REVERSED>().expect("sixteen bytes lie in six pixels");
+    shuffle.reverse_pixels(pixels, at % 3)
 }
 
 impl Pixel for u8 {
     const IS_STREAMED: bool = true;
 
     #[inline(always)]
-    fn row(row: Row<'_>, out: &mut [u8], stream: Option<&Stream>) {
+    fn row(pixels: &[u8], _: Factors<'_>, out: &mut [u8], stream: Option<&Stream>) {
         match stream {
-            None => out.copy_from_slice(row.pixels),
-            Some(stream) => stream.copy(row.pixels, out),
+            None => out.copy_from_slice(pixels),
+            Some(stream) => stream.copy(pixels, out),
         }
     }
 
     #[inline(always)]
-    fn mirrored_row(row: Row<'_>, _: &mut [u8], out: &mut [u8], _: Option<&Stream>) {
-        mirror(row.pixels, out);
+    fn mirrored_row(
+        pixels: &[u8],
+        _: Factors<'_>,
+        _: &mut [u8],
+        out: &mut [u8],
+        _: Option<&Stream>,
+        shuffle: impl Shuffle,
+    ) {
+        mirror(pixels, out, shuffle);
     }
 
     #[inline(always)]
@@ -264,8 +269,8 @@ impl Pixel for bf16 {
     const IS_STREAMED: bool = false;
 
     #[inline(always)]
-    fn row(row: Row<'_>, out: &mut [bf16], _: Option<&Stream>) {
-        row.apply(out, bf16::narrow);
+    fn row(pixels: &[u8], factors: Factors<'_>, out: &mut [bf16], _: Option<&Stream>) {
+        factors.apply(pixels, out, bf16::narrow);
     }
 
     #[inline(always)]
@@ -278,16 +283,37 @@ impl Pixel for f32 {
     const IS_STREAMED: bool = true;
 
     #[inline(always)]
-    fn row(row: Row<'_>, out: &mut [f32], stream: Option<&Stream>) {
+    fn row(pixels: &[u8], factors: Factors<'_>, out: &mut [f32], stream: Option<&Stream>) {
         let Some(stream) = stream else {
-            return row.apply(out, |x| x);
+            return factors.apply(pixels, out, |x| x);
         };
         let (head, body, tail) = stream::lines(out);
-        let (before, row) = row.split_at(head.len());
-        let (lines, after) = row.split_at(body.len() * LINE);
-        before.apply(head, |x| x);
-        lines.stream(body, stream);
-        after.apply(tail, |x| x);
+        let (before, pixels) = pixels.split_at(head.len());
+        let (pixels, after) = pixels.as_chunks();
+        factors.stream([before, after], |i| pixels[i], head, body, tail, stream);
+    }
+
+    #[inline(always)]
+    fn mirrored_row(
+        pixels: &[u8],
+        factors: Factors<'_>,
+        scratch: &mut [u8],
+        out: &mut [f32],
+        stream: Option<&Stream>,
+        shuffle: impl Shuffle,
+    ) {
+        let (Some(stream), REVERSED..) = (stream, pixels.len()) else {
+            mirror(pixels, scratch, shuffle);
+            return factors.apply(scratch, out, |x| x);
+        };
+        let (head, body, tail) = stream::lines(out);
+        // Reversed on the way: bytes stored just now would be waited for.
+        let before = reversed(pixels, 0, shuffle);
+        let after = reversed(pixels, pixels.len() - LINE, shuffle);
+        let ends = [&before[..head.len()], &after[LINE - tail.len()..]];
+        let skip = head.len();
+        let line = |i| reversed(pixels, skip + i * LINE, shuffle);
+        factors.stream(ends, line, head, body, tail, stream);
     }
 
     #[inline(always)]
@@ -296,23 +322,20 @@ impl Pixel for f32 {
     }
 }
 
-impl<'a> Row<'a> {
+impl Factors<'_> {
     #[inline(always)]
     fn split_at(self, at: usize) -> (Self, Self) {
-        let (pixels, pixels_after) = self.pixels.split_at(at);
         let (scale, scale_after) = self.scale.split_at(at);
         let (offset, offset_after) = self.offset.split_at(at);
         let (mean, mean_after) = self.mean.map(|mean| mean.split_at(at)).unzip();
-        let before = Row { pixels, scale, offset, mean };
-        let pixels = pixels_after;
-        let after = Row { pixels, scale: scale_after, offset: offset_after, mean: mean_after };
-        (before, after)
+        let before = Self { scale, offset, mean };
+        (before, Self { scale: scale_after, offset: offset_after, mean: mean_after })
     }
 
     /// Writes `cast` of every value.
     #[inline(always)]
-    fn apply<P>(self, out: &mut [P], cast: impl Fn(f32) -> P) {
-        let values = out.iter_mut().zip(self.pixels).zip(self.scale).zip(self.offset);
+    fn apply<P>(self, pixels: &[u8], out: &mut [P], cast: impl Fn(f32) -> P) {
+        let values = out.iter_mut().zip(pixels).zip(self.scale).zip(self.offset);
         match self.mean {
             None => {
                 for (((out, &pixel), scale), offset) in values {
@@ -327,26 +350,39 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Writes whole lines past the cache.
+    /// Writes whole lines past the cache, given the pixels of each, and what lies before and after
+    /// them as usual.
     #[inline(always)]
-    fn stream(self, out: &mut [Line], stream: &Stream) {
-        let pixels = self.pixels.as_chunks::<LINE>().0;
-        let (scales, offsets) =
-            (self.scale.as_chunks::<LINE>().0, self.offset.as_chunks::<LINE>().0);
-        let lines = out.iter_mut().zip(pixels).zip(scales).zip(offsets);
-        match self.mean {
+    fn stream(
+        self,
+        [before, after]: [&[u8]; 2],
+        line: impl Fn(usize) -> [u8; LINE],
+        head: &mut [f32],
+        body: &mut [Line],
+        tail: &mut [f32],
+        stream: &Stream,
+    ) {
+        let (factors, rest) = self.split_at(head.len());
+        factors.apply(before, head, |x| x);
+        let (factors, rest) = rest.split_at(body.len() * LINE);
+        rest.apply(after, tail, |x| x);
+        let (scale, offset) = (factors.scale.as_chunks().0, factors.offset.as_chunks().0);
+        let lines = body.iter_mut().zip(scale).zip(offset).enumerate();
+        match factors.mean {
             None => {
-                for (((line, pixels), scale), offset) in lines {
+                for (i, ((to, scale), offset)) in lines {
+                    let (pixels, scale, offset): (_, &[f32; LINE], &[f32; LINE]) =
+                        (line(i), scale, offset);
                     let value = |i: usize| f32::from(pixels[i]) * scale[i] + offset[i];
-                    stream.store(line, std::array::from_fn(value));
+                    stream.store(to, std::array::from_fn(value));
                 }
             }
             Some(mean) => {
-                for ((((line, pixels), scale), offset), mean) in
-                    lines.zip(mean.as_chunks::<LINE>().0)
-                {
+                for ((i, ((to, scale), offset)), mean) in lines.zip(mean.as_chunks::<LINE>().0) {
+                    let (pixels, scale, offset): (_, &[f32; LINE], &[f32; LINE]) =
+                        (line(i), scale, offset);
                     let value = |i: usize| (f32::from(pixels[i]) - mean[i]) * scale[i] + offset[i];
-                    stream.store(line, std::array::from_fn(value));
+                    stream.store(to, std::array::from_fn(value));
                 }
             }
         }

@@ -1,4 +1,6 @@
-//! How much memory batches take, and memory that can be pinned.
+//! How much memory batches take, and memory that is fast to fill and can be pinned.
+
+use super::large_pages;
 
 /// What an image takes.
 #[derive(Clone, Copy, Debug)]
@@ -13,9 +15,10 @@ pub(super) struct Shape {
 /// pinned once.
 const GAP: usize = 1 << 16;
 
-/// `len` zeros of a vector that shares no page with the next.
-pub(super) fn zeros<T: Clone + Default>(len: usize) -> Vec<T> {
+/// `len` zeros of a vector that shares no page with the next, in large pages if it fills such.
+pub(crate) fn zeros<T: Clone + Default>(len: usize) -> Vec<T> {
     let mut vector = Vec::with_capacity(len + GAP.div_ceil(size_of::<T>()));
+    large_pages::prefer(vector.spare_capacity_mut());
     vector.resize(len, T::default());
     vector
 }

@@ -162,17 +162,16 @@ impl Shuffling for Draw<'_> {
             let [y, cb, cr] = &*planes;
             for (i, row) in self.target.out.chunks_mut(self.target.pitch).take(y.len()).enumerate()
             {
-                let y = &y[i];
                 let pixels = if self.planes.len() == 1 {
-                    grey_pixels(|lane| y[lane], shuffle)
+                    grey_pixels(&levels(&y[i]), shuffle)
                 } else {
-                    let (cb, cr) = (&cb[i], &cr[i]);
-                    colour_pixels(|lane| [y[lane], cb[lane], cr[lane]], shuffle)
+                    let (y, cb, cr) = (levels(&y[i]), levels(&cb[i]), levels(&cr[i]));
+                    colour_pixels([&y, &cb, &cr], shuffle)
                 };
                 let out = &mut row[left * 3..][..num * 3];
-                match out.as_chunks_mut().0 {
-                    [a, b, c] => [*a, *b, *c] = pixels,
-                    _ => out.copy_from_slice(&pixels.as_flattened()[..out.len()]),
+                match out.first_chunk_mut() {
+                    Some(out) => *out = pixels,
+                    None => out.copy_from_slice(&pixels[..out.len()]),
                 }
             }
         }
@@ -278,38 +277,67 @@ fn weighed(weights: &[f32], rows: &[Lanes]) -> Lanes {
     sums
 }
 
-/// The nearest level, from the bits of a sum whose last place is one: an `as` that vectorises.
+/// Levels as sixteen bits hold them: 256ths, less 128.
+pub(super) type Levels = [i16; LANES];
+
+/// What [`Levels`] hold of 256ths.
 #[inline(always)]
-fn level(value: f32) -> u8 {
-    const LAST_PLACE_IS_ONE: f32 = 8_388_608.0;
-    let clamped = value.clamp(0.0, 255.0);
-    (clamped + LAST_PLACE_IS_ONE).to_bits() as u8
+pub(super) fn centred(level: u16) -> i16 {
+    (level ^ 0x8000) as i16
 }
 
+/// The nearest 256th, from the bits of a sum whose last place is one: an `as` that vectorises.
+#[inline(always)]
+fn levels(values: &Lanes) -> Levels {
+    const LAST_PLACE_IS_A_256TH: f32 = 32_768.0;
+    let mut levels = [0; LANES];
+    for (level, value) in levels.iter_mut().zip(values) {
+        *level = centred((value + LAST_PLACE_IS_A_256TH).to_bits() as u16);
+    }
+    levels
+}
+
+/// The level that is nearest to `above` 256ths less a half.
+#[inline(always)]
+fn nearest(above: i16) -> u8 {
+    (above >> 8) as u8 ^ 0x80
+}
+
+/// Half a level.
+const HALF: i16 = 128;
+
 /// Interleaved RGB.
-type Pixels = [[u8; LANES]; 3];
+type Pixels = [u8; 3 * LANES];
 
 /// The pixels of as many grey levels.
 #[inline(always)]
-pub(super) fn grey_pixels(brightness: impl Fn(usize) -> f32, shuffle: impl Shuffle) -> Pixels {
-    let mut levels = [0; LANES];
-    for (lane, grey) in levels.iter_mut().enumerate() {
-        *grey = level(brightness(lane));
+pub(super) fn grey_pixels(brightness: &Levels, shuffle: impl Shuffle) -> Pixels {
+    let mut grey = [0; LANES];
+    for (grey, y) in grey.iter_mut().zip(brightness) {
+        *grey = nearest(y.saturating_add(HALF));
     }
-    shuffle.interleave(&[levels; 3])
+    shuffle.interleave(&[grey; 3])
 }
 
-/// The pixels of as many colours, each given as Y, Cb and Cr (ITU-T T.871).
+/// The pixels of as many colours, given as Y, Cb and Cr (ITU-T T.871).
+///
+/// Sums end where levels do. What is added last has the sign of what was added before it, or a sum
+/// that has ended could come back.
 #[inline(always)]
-pub(super) fn colour_pixels(colour: impl Fn(usize) -> [f32; 3], shuffle: impl Shuffle) -> Pixels {
+pub(super) fn colour_pixels([y, cb, cr]: [&Levels; 3], shuffle: impl Shuffle) -> Pixels {
     let mut rgb = [[0; LANES]; 3];
     let [red, green, blue] = &mut rgb;
     for (lane, ((red, green), blue)) in red.iter_mut().zip(green).zip(blue).enumerate() {
-        let [y, cb, cr] = colour(lane);
-        let (cb, cr) = (cb - 128.0, cr - 128.0);
-        *red = level(y + 1.402 * cr);
-        *green = level(y - 0.344_136 * cb - 0.714_136 * cr);
-        *blue = level(y + 1.772 * cb);
+        let (y, cb, cr) = (y[lane].saturating_add(HALF), cb[lane], cr[lane]);
+        let times = |level: i16, factor: f64| {
+            let factor = (factor * 65_536.0 + 0.5) as i16;
+            (i32::from(level) * i32::from(factor) >> 16) as i16
+        };
+        *red = nearest(y.saturating_add(cr).saturating_add(times(cr, 0.402)));
+        let half = times(cb, 0.344_136 / 2.0) + times(cr, 0.714_136 / 2.0) + 1;
+        *green = nearest(y.saturating_sub(half).saturating_sub(half));
+        let half = times(cb, 0.772 / 2.0);
+        *blue = nearest(y.saturating_add(cb).saturating_add(half).saturating_add(half));
     }
     shuffle.interleave(&rgb)
 }

@@ -1,16 +1,16 @@
-//! Draws a region of planes that is not resized: bytes are transposed, and only colour planes of
-//! half the resolution are weighed.
+//! Draws a region of planes that is not resized: only colour planes of half the resolution are
+//! weighed.
 //!
 //! The pixels are, bit for bit, those of [`super::resample`] at scale one, where every weight is a
 //! number of quarters and every sum a number of sixteenths. Why an image keeps its size is not known
 //! here.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::cover::{Axis, Drawing};
 use super::jpeg::Plane;
-use super::resample::{Target, colour_pixels, grey_pixels};
-use crate::kernels::shuffle::{SIDE, Shuffle, Shuffled, Shuffling};
+use super::resample::{Levels, Target, centred, colour_pixels, grey_pixels};
+use crate::kernels::shuffle::{Shuffle, Shuffled, Shuffling};
 use crate::kernels::simd::{self, LANES};
 
 /// Where a drawing lies on its image, pixel by pixel.
@@ -34,8 +34,11 @@ impl Unscaled {
         [self.x.reach.clone(), self.y.reach.clone()]
     }
 
-    /// Draws planes that hold what [`Self::reach`] says.
-    pub(super) fn draw(&self, planes: &[Plane], scratch: &mut Scratch, target: Target<'_>) {
+    /// Draws planes that hold what [`Self::reach`] says, row after row.
+    pub(super) fn draw(&self, planes: &mut [Plane], scratch: &mut Scratch, target: Target<'_>) {
+        for plane in &mut planes[1..] {
+            plane.repeat_ends(self.x.held());
+        }
         simd::run(Shuffled(Draw { place: self, planes, scratch, target }));
     }
 }
@@ -76,26 +79,31 @@ impl Extent {
     /// The colour sample `by` away, or the last that there is in this direction.
     #[inline(always)]
     fn inside(&self, sample: usize, by: isize) -> usize {
-        let first = self.reach.start >> self.halvings;
-        let last = (self.reach.end - 1) >> self.halvings;
-        sample.saturating_add_signed(by).clamp(first, last)
+        let held = self.held();
+        sample.saturating_add_signed(by).clamp(*held.start(), *held.end())
+    }
+
+    /// The colour samples that are looked at.
+    #[inline(always)]
+    fn held(&self) -> RangeInclusive<usize> {
+        self.reach.start >> self.halvings..=(self.reach.end - 1) >> self.halvings
     }
 }
 
-/// Scratch memory, kept between images: rows of a strip of [`LANES`] output columns.
+/// Scratch memory, kept between images.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    brightness: Vec<Bytes>,
-    /// A colour plane's own samples.
-    samples: Vec<Bytes>,
-    /// For each colour plane, its samples at the resolution of the columns, in quarters.
-    colours: [Vec<Quarters>; 2],
-    /// For each output row, the rows of `colours` that are mixed: the nearer, and the farther.
-    mixed: Vec<[usize; 2]>,
+    /// For each colour plane, its last rows at the resolution of the columns.
+    colours: [Vec<Wide>; 2],
 }
 
+/// Rows of colours that are held: those that one output row is mixed from, and one between.
+const HELD_ROWS: usize = 3;
+
+/// Samples of a strip.
 type Bytes = [u8; LANES];
-type Quarters = [u16; LANES];
+/// The same in 64ths.
+type Wide = [u16; LANES];
 
 struct Draw<'a> {
     place: &'a Unscaled,
@@ -107,116 +115,128 @@ struct Draw<'a> {
 impl Shuffling for Draw<'_> {
     #[inline(always)]
     fn run(self, shuffle: impl Shuffle) {
-        let Unscaled { x, y } = self.place;
-        let Scratch { brightness, samples, colours, mixed } = self.scratch;
-        let (bright, coloured) = (&self.planes[0], &self.planes[1..]);
-        let top = y.drawn.start - bright.origin.1;
-        mixed.clear();
-        if let [cb, _] = coloured {
-            mixed.extend(y.drawn.clone().map(|row| y.samples(row).map(|at| at - cb.origin.1)));
-        }
-        for left in x.drawn.clone().step_by(LANES) {
-            let left = left.min(x.drawn.end - LANES);
-            turn(bright, |i| left + i, brightness, shuffle);
-            for (plane, colours) in coloured.iter().zip(&mut *colours) {
-                match (x.halvings, left % 2) {
-                    (0, _) => {
-                        turn(plane, |i| x.inside(left, i as isize), samples, shuffle);
-                        widen(samples, colours, |row| row.map(|sample| 4 * sample));
-                    }
-                    (_, 0) => {
-                        turn(plane, |i| x.inside(left / 2, i as isize - 1), samples, shuffle);
-                        widen(samples, colours, from_even);
-                    }
-                    _ => {
-                        turn(plane, |i| x.inside(left / 2, i as isize), samples, shuffle);
-                        widen(samples, colours, from_odd);
+        let Self { place: Unscaled { x, y }, planes, scratch, target } = self;
+        let num_strips = x.drawn.len().div_ceil(LANES);
+        // The last strip ends where the rows do.
+        let left = |strip: usize| (x.drawn.start + strip * LANES).min(x.drawn.end - LANES);
+        let rows = y.drawn.clone().zip(target.out.chunks_mut(target.pitch));
+        let Scratch { colours } = scratch;
+        colours.iter_mut().for_each(|rows| rows.resize(HELD_ROWS * num_strips, [0; LANES]));
+        let mut next = 0;
+        for (row, out) in rows {
+            let mixed = y.samples(row);
+            let first = mixed[0].min(mixed[1]);
+            for at in first.max(next)..=mixed[0].max(mixed[1]) {
+                for (plane, rows) in planes[1..].iter().zip(&mut *colours) {
+                    let strips = &mut rows[at % HELD_ROWS * num_strips..][..num_strips];
+                    for (strip, wide) in strips.iter_mut().enumerate() {
+                        *wide = widened(plane, at, left(strip), x.halvings);
                     }
                 }
+                next = at + 1;
             }
-            let at = (left - x.drawn.start) * 3;
-            let rows = self.target.out.chunks_mut(self.target.pitch);
-            let rows = rows.map(|row| &mut row[at..][..3 * LANES]).zip(&brightness[top..]);
-            if coloured.is_empty() {
-                for (out, bright) in rows.take(y.drawn.len()) {
-                    let pixels = grey_pixels(|lane| f32::from(bright[lane]), shuffle);
-                    out.copy_from_slice(pixels.as_flattened());
+            let bright = planes[0].part_of_row(row, x.drawn.clone());
+            let out = &mut out[..3 * bright.len()];
+            let (Some(last), Some(last_out)) = (bright.last_chunk(), out.last_chunk_mut()) else {
+                return; // narrower than a strip
+            };
+            let [cb, cr] = &*colours;
+            if planes.len() == 1 {
+                *last_out = grey_pixels(&whole(last), shuffle);
+                for (out, bright) in out.as_chunks_mut().0.iter_mut().zip(bright.as_chunks().0) {
+                    *out = grey_pixels(&whole(bright), shuffle);
                 }
             } else {
-                let [cb, cr] = &*colours;
-                for ((out, bright), &[near, far]) in rows.zip(&*mixed) {
-                    let bright = *bright;
-                    let (cb, cr) = (mean(cb[near], cb[far]), mean(cr[near], cr[far]));
-                    let pixels = colour_pixels(
-                        |lane| [f32::from(bright[lane]), cb(lane), cr(lane)],
-                        shuffle,
-                    );
-                    out.copy_from_slice(pixels.as_flattened());
+                let (cb, cr) =
+                    (Mixed::new(cb, mixed, num_strips), Mixed::new(cr, mixed, num_strips));
+                let end = num_strips - 1;
+                *last_out = colour_pixels([&whole(last), &cb.mean(end), &cr.mean(end)], shuffle);
+                let strips = out.as_chunks_mut().0.iter_mut().zip(bright.as_chunks().0);
+                for (strip, (out, bright)) in strips.enumerate() {
+                    let (cb, cr) = (cb.mean(strip), cr.mean(strip));
+                    *out = colour_pixels([&whole(bright), &cb, &cr], shuffle);
                 }
             }
         }
     }
 }
 
-/// Makes rows of the columns that `column` names.
-#[inline(always)]
-fn turn(
-    plane: &Plane,
-    column: impl Fn(usize) -> usize,
-    rows: &mut Vec<Bytes>,
-    shuffle: impl Shuffle,
-) {
-    rows.resize(plane.height, [0; LANES]);
-    let mut columns = [&[][..]; LANES];
-    for (i, samples) in columns.iter_mut().enumerate() {
-        *samples = plane.column(column(i)).as_chunks().0;
+/// Two rows of colours that an output row is mixed from.
+struct Mixed<'a> {
+    near: &'a [Wide],
+    far: &'a [Wide],
+}
+
+impl<'a> Mixed<'a> {
+    /// The nearer and the farther, among those that are held.
+    #[inline(always)]
+    fn new(rows: &'a [Wide], [near, far]: [usize; 2], num_strips: usize) -> Self {
+        let held = |at: usize| &rows[at % HELD_ROWS * num_strips..][..num_strips];
+        Self { near: held(near), far: held(far) }
     }
-    for (i, rows) in rows.as_chunks_mut().0.iter_mut().enumerate() {
-        let mut block = [[0; SIDE]; LANES];
-        for (to, column) in block.iter_mut().zip(columns) {
-            *to = column[i];
+
+    /// Three of the nearer and one of the farther.
+    #[inline(always)]
+    fn mean(&self, strip: usize) -> Levels {
+        let mut levels = [0; LANES];
+        for (level, (near, far)) in
+            levels.iter_mut().zip(self.near[strip].iter().zip(&self.far[strip]))
+        {
+            *level = centred(3 * near + far);
         }
-        *rows = shuffle.transpose_bytes(&block);
+        levels
     }
 }
 
-/// Brings colour samples to the resolution of the columns, in quarters.
+/// Colours at the resolution of the columns, from column `left` on.
 #[inline(always)]
-fn widen(samples: &[Bytes], colours: &mut Vec<Quarters>, row: impl Fn(&Quarters) -> Quarters) {
-    colours.resize(samples.len(), [0; LANES]);
-    for (samples, colours) in samples.iter().zip(colours) {
+fn widened(plane: &Plane, row: usize, left: usize, halvings: u32) -> Wide {
+    let samples = |back| {
         let mut wide = [0; LANES];
-        for (to, &sample) in wide.iter_mut().zip(samples) {
+        for (to, &sample) in wide.iter_mut().zip(plane.strip_of_row(row, left >> halvings, back)) {
             *to = u16::from(sample);
         }
-        *colours = row(&wide);
+        wide
+    };
+    match (halvings, left % 2) {
+        (0, _) => {
+            let mut wide = samples(0);
+            wide.iter_mut().for_each(|sample| *sample *= 64);
+            wide
+        }
+        (_, 0) => from_even(&samples(1)),
+        _ => from_odd(&samples(0)),
     }
 }
 
 /// Samples from before the first column to behind the last, which is even.
 #[inline(always)]
-fn from_even(samples: &Quarters) -> Quarters {
+fn from_even(samples: &Wide) -> Wide {
     let mut row = [0; LANES];
     for (i, pair) in row.as_chunks_mut().0.iter_mut().enumerate() {
-        let near = 3 * samples[i + 1];
-        *pair = [samples[i] + near, near + samples[i + 2]];
+        let near = 48 * samples[i + 1];
+        *pair = [16 * samples[i] + near, near + 16 * samples[i + 2]];
     }
     row
 }
 
 /// Samples from that of the first column, which is odd, to behind the last.
 #[inline(always)]
-fn from_odd(samples: &Quarters) -> Quarters {
+fn from_odd(samples: &Wide) -> Wide {
     let mut row = [0; LANES];
     for (i, pair) in row.as_chunks_mut().0.iter_mut().enumerate() {
-        let (a, b) = (samples[i], samples[i + 1]);
+        let (a, b) = (16 * samples[i], 16 * samples[i + 1]);
         *pair = [3 * a + b, a + 3 * b];
     }
     row
 }
 
-/// Three of the nearer and one of the farther, in levels.
+/// Samples as they are.
 #[inline(always)]
-fn mean(near: Quarters, far: Quarters) -> impl Fn(usize) -> f32 {
-    move |lane| f32::from(3 * near[lane] + far[lane]) / 16.0
+fn whole(samples: &Bytes) -> Levels {
+    let mut levels = [0; LANES];
+    for (level, &sample) in levels.iter_mut().zip(samples) {
+        *level = centred(u16::from(sample) << 8);
+    }
+    levels
 }

@@ -12,7 +12,7 @@ use super::decode::{DecodeError, Decoder, Image, check_size};
 use super::error::DataError;
 use super::finish::{Canvas, Finisher, Frame};
 use super::geometry::Geometry;
-use super::jpeg::{RegionDecoder, Unsupported};
+use super::jpeg::{Lines, RegionDecoder, Unsupported};
 use super::normalisation::Normalisation;
 use super::resample::{Resample, Target};
 use super::source::{Content, Source};
@@ -270,11 +270,11 @@ impl Region {
         }
         let colour_step = self.jpeg.colour_step();
         let unscaled = Unscaled::new(&drawing, colour_step);
-        let [columns, rows] = match &unscaled {
-            Some(unscaled) => unscaled.reach(),
-            None => self.resample.set(&drawing, colour_step, (width, height)),
+        let ([columns, rows], lines) = match &unscaled {
+            Some(unscaled) => (unscaled.reach(), Lines::Rows),
+            None => (self.resample.set(&drawing, colour_step, (width, height)), Lines::Columns),
         };
-        let planes = self.jpeg.decode(bytes, columns, rows)?;
+        let planes = self.jpeg.decode(bytes, columns, rows, lines)?;
         let decoded = Instant::now();
         stages.decode += decoded - begun;
         let start = (top as usize * side as usize + left as usize) * 3;

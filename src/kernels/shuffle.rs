@@ -11,6 +11,9 @@ use super::simd::Kernel;
 /// The side of the squares that are transposed.
 pub(crate) const SIDE: usize = 8;
 
+/// The bytes of the pixels that are reversed together.
+pub(crate) const REVERSED: usize = 18;
+
 /// An element of four bytes.
 ///
 /// # Safety
@@ -28,13 +31,13 @@ pub(crate) trait Shuffle: Copy {
     fn transpose<T: Word>(self, square: &[[T; SIDE]; SIDE]) -> [[T; SIDE]; SIDE];
 
     /// Rows become columns.
-    fn transpose_bytes(self, block: &[[u8; SIDE]; 16]) -> [[u8; 16]; SIDE];
+    fn transpose_bytes(self, square: &[[u8; SIDE]; SIDE]) -> [[u8; SIDE]; SIDE];
 
-    /// One element of each array in turn, in three blocks.
-    fn interleave(self, arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3];
+    /// One element of each array in turn.
+    fn interleave(self, arrays: &[[u8; 16]; 3]) -> [u8; 48];
 
-    /// The last five pixels (three bytes each) of a block in reverse order, and any byte.
-    fn reverse_pixels(self, block: [u8; 16]) -> [u8; 16];
+    /// Six pixels (three bytes each) in reverse order, from byte `skip`, 0 to 2, on.
+    fn reverse_pixels(self, pixels: &[u8; REVERSED], skip: usize) -> [u8; 16];
 }
 
 /// A kernel that shuffles. What holds for [`Kernel`] holds for it.
@@ -57,9 +60,6 @@ impl<K: Shuffling> Kernel for Shuffled<K> {
     }
 }
 
-/// Where the bytes of reversed pixels come from; the last may come from anywhere.
-const REVERSED: [u8; 16] = [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0];
-
 /// What every processor can do.
 #[derive(Clone, Copy, Debug)]
 struct Portable;
@@ -67,39 +67,34 @@ struct Portable;
 impl Shuffle for Portable {
     #[inline(always)]
     fn transpose<T: Word>(self, square: &[[T; SIDE]; SIDE]) -> [[T; SIDE]; SIDE] {
-        let mut out = [[T::default(); SIDE]; SIDE];
-        for (x, row) in square.iter().enumerate() {
-            for (to, &element) in out.iter_mut().zip(row) {
-                to[x] = element;
-            }
-        }
-        out
+        transposed(square)
     }
 
     #[inline(always)]
-    fn transpose_bytes(self, block: &[[u8; SIDE]; 16]) -> [[u8; 16]; SIDE] {
-        let mut out = [[0; 16]; SIDE];
-        for (x, row) in block.iter().enumerate() {
-            for (to, &byte) in out.iter_mut().zip(row) {
-                to[x] = byte;
-            }
-        }
-        out
+    fn transpose_bytes(self, square: &[[u8; SIDE]; SIDE]) -> [[u8; SIDE]; SIDE] {
+        transposed(square)
     }
 
     #[inline(always)]
-    fn interleave(self, arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3] {
-        let mut out = [[0; 16]; 3];
-        for (i, to) in out.as_flattened_mut().iter_mut().enumerate() {
-            *to = arrays[i % 3][i / 3];
-        }
-        out
+    fn interleave(self, arrays: &[[u8; 16]; 3]) -> [u8; 48] {
+        std::array::from_fn(|i| arrays[i % 3][i / 3])
     }
 
     #[inline(always)]
-    fn reverse_pixels(self, block: [u8; 16]) -> [u8; 16] {
-        REVERSED.map(|from| block[usize::from(from)])
+    fn reverse_pixels(self, pixels: &[u8; REVERSED], skip: usize) -> [u8; 16] {
+        std::array::from_fn(|i| pixels[REVERSED - 3 - (skip + i) / 3 * 3 + (skip + i) % 3])
     }
+}
+
+#[inline(always)]
+fn transposed<T: Copy + Default>(square: &[[T; SIDE]; SIDE]) -> [[T; SIDE]; SIDE] {
+    let mut out = [[T::default(); SIDE]; SIDE];
+    for (x, row) in square.iter().enumerate() {
+        for (to, &element) in out.iter_mut().zip(row) {
+            to[x] = element;
+        }
+    }
+    out
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -131,21 +126,21 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn transpose_bytes(self, block: &[[u8; SIDE]; 16]) -> [[u8; 16]; SIDE] {
+        fn transpose_bytes(self, square: &[[u8; SIDE]; SIDE]) -> [[u8; SIDE]; SIDE] {
             // SAFETY: as above.
-            unsafe { transpose_bytes(block) }
+            unsafe { transpose_bytes(square) }
         }
 
         #[inline(always)]
-        fn interleave(self, arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3] {
+        fn interleave(self, arrays: &[[u8; 16]; 3]) -> [u8; 48] {
             // SAFETY: as above.
             unsafe { interleave(arrays) }
         }
 
         #[inline(always)]
-        fn reverse_pixels(self, block: [u8; 16]) -> [u8; 16] {
+        fn reverse_pixels(self, pixels: &[u8; REVERSED], skip: usize) -> [u8; 16] {
             // SAFETY: as above.
-            unsafe { reverse_pixels(block) }
+            unsafe { reverse_pixels(pixels, skip) }
         }
     }
 
@@ -183,17 +178,19 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx")]
-    fn transpose_bytes(block: &[[u8; SIDE]; 16]) -> [[u8; 16]; SIDE] {
-        // SAFETY: both are 128 bytes for which every bit pattern is valid.
-        let mut bytes: [__m128i; SIDE] = unsafe { transmute(*block) };
+    fn transpose_bytes(square: &[[u8; SIDE]; SIDE]) -> [[u8; SIDE]; SIDE] {
+        // SAFETY: both are 64 bytes for which every bit pattern is valid.
+        let mut bytes: [__m128i; 4] = unsafe { transmute(*square) };
         // A round interleaves the two halves of all bytes: the highest bit of a byte's place becomes
-        // the lowest. After four, the number of the row is where that of the column was.
-        for _ in 0..4 {
-            let from = bytes;
-            for i in 0..SIDE / 2 {
-                bytes[2 * i] = _mm_unpacklo_epi8(from[i], from[i + SIDE / 2]);
-                bytes[2 * i + 1] = _mm_unpackhi_epi8(from[i], from[i + SIDE / 2]);
-            }
+        // the lowest. After three, the number of the row is where that of the column was.
+        for _ in 0..3 {
+            let [a, b, c, d] = bytes;
+            bytes = [
+                _mm_unpacklo_epi8(a, c),
+                _mm_unpackhi_epi8(a, c),
+                _mm_unpacklo_epi8(b, d),
+                _mm_unpackhi_epi8(b, d),
+            ];
         }
         // SAFETY: as above.
         unsafe { transmute(bytes) }
@@ -212,7 +209,7 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx")]
-    fn interleave(arrays: &[[u8; 16]; 3]) -> [[u8; 16]; 3] {
+    fn interleave(arrays: &[[u8; 16]; 3]) -> [u8; 48] {
         // SAFETY: both are arrays of bytes of the same size.
         let [a, b, c]: [__m128i; 3] = unsafe { transmute(*arrays) };
         // SAFETY: as above.
@@ -226,15 +223,35 @@ mod x86 {
         unsafe { transmute(blocks) }
     }
 
+    /// For each number of skipped bytes: where bytes come from in the first sixteen of the pixels,
+    /// and in the last sixteen.
+    const REVERSAL: [[[u8; 16]; 2]; 3] = {
+        let mut places = [[[0x80; 16]; 2]; 3];
+        let mut i = 0;
+        while i < 3 * 16 {
+            let (skip, to) = (i / 16, i % 16);
+            let from = REVERSED - 3 - (skip + to) / 3 * 3 + (skip + to) % 3;
+            match from {
+                ..16 => places[skip][0][to] = from as u8,
+                _ => places[skip][1][to] = (from - 2) as u8,
+            }
+            i += 1;
+        }
+        places
+    };
+
     #[inline]
     #[target_feature(enable = "avx")]
-    fn reverse_pixels(block: [u8; 16]) -> [u8; 16] {
-        // SAFETY: both are arrays of bytes of the same size.
-        let block: __m128i = unsafe { transmute(block) };
+    fn reverse_pixels(pixels: &[u8; REVERSED], skip: usize) -> [u8; 16] {
+        let (first, last): (&[u8; 16], &[u8; 16]) =
+            (pixels.first_chunk().expect("18 bytes"), pixels.last_chunk().expect("18 bytes"));
+        // SAFETY: all are arrays of bytes of the same size.
+        let [first, last]: [__m128i; 2] = unsafe { transmute([*first, *last]) };
         // SAFETY: as above.
-        let places: __m128i = unsafe { transmute(REVERSED) };
+        let [from_first, from_last]: [__m128i; 2] = unsafe { transmute(REVERSAL[skip]) };
+        let parts = [_mm_shuffle_epi8(first, from_first), _mm_shuffle_epi8(last, from_last)];
         // SAFETY: as above.
-        unsafe { transmute(_mm_shuffle_epi8(block, places)) }
+        unsafe { transmute(_mm_or_si128(parts[0], parts[1])) }
     }
 }
 
@@ -249,23 +266,24 @@ mod tests {
         let square = std::array::from_fn(|y| std::array::from_fn(|x| element(y, x)));
         let expected = std::array::from_fn(|y| std::array::from_fn(|x| element(x, y)));
         assert_eq!(Portable.transpose::<i32>(&square), expected);
-        let byte = |y: usize, x: usize| (10 * y + x) as u8;
-        let block = std::array::from_fn(|y| std::array::from_fn(|x| byte(y, x)));
-        let expected: [[u8; 16]; SIDE] =
-            std::array::from_fn(|y| std::array::from_fn(|x| byte(x, y)));
-        assert_eq!(Portable.transpose_bytes(&block), expected);
+        let square = square.map(|row: [i32; SIDE]| row.map(|element| element as u8));
+        let expected = expected.map(|row: [i32; SIDE]| row.map(|element| element as u8));
+        assert_eq!(Portable.transpose_bytes(&square), expected);
     }
 
     #[test]
-    fn five_pixels_are_reversed() {
-        let reversed = Portable.reverse_pixels(std::array::from_fn(|i| i as u8));
-        assert_eq!(reversed[..15], [13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3]);
+    fn six_pixels_are_reversed() {
+        let pixels = std::array::from_fn(|i| i as u8);
+        let reversed = [15, 16, 17, 12, 13, 14, 9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2];
+        for skip in 0..3 {
+            assert_eq!(Portable.reverse_pixels(&pixels, skip), reversed[skip..][..16]);
+        }
     }
 
     #[test]
     fn interleaving_takes_one_of_each_in_turn() {
         let arrays = [0, 1, 2].map(|a| std::array::from_fn(|i| (3 * i + a) as u8));
-        assert!(Portable.interleave(&arrays).as_flattened().iter().copied().eq(0..48));
+        assert!(Portable.interleave(&arrays).into_iter().eq(0..48));
     }
 
     /// Compares an implementation with the portable one, on any bits.
@@ -284,18 +302,19 @@ mod tests {
                 let transposed = [shuffle.transpose(&square), Portable.transpose(&square)];
                 let [fast, slow] = transposed.map(to_bits);
                 assert_eq!(fast, slow);
-                let block = std::array::from_fn(|y| {
+                let square = std::array::from_fn(|y| {
                     std::array::from_fn(|x| bits(100 + SIDE * y + x) as u8)
                 });
-                assert_eq!(shuffle.transpose_bytes(&block), Portable.transpose_bytes(&block));
+                assert_eq!(shuffle.transpose_bytes(&square), Portable.transpose_bytes(&square));
                 let arrays: [[u8; 16]; 3] = std::array::from_fn(|array| {
                     std::array::from_fn(|i| bits(1000 + 16 * array + i) as u8)
                 });
                 assert_eq!(shuffle.interleave(&arrays), Portable.interleave(&arrays));
-                let reversed =
-                    [shuffle.reverse_pixels(arrays[0]), Portable.reverse_pixels(arrays[0])];
-                let [fast, slow] = reversed;
-                assert_eq!(fast[..15], slow[..15]);
+                let pixels = arrays.as_flattened().first_chunk().expect("48 bytes");
+                for skip in 0..3 {
+                    let fast = shuffle.reverse_pixels(pixels, skip);
+                    assert_eq!(fast, Portable.reverse_pixels(pixels, skip));
+                }
             }
         }
     }

@@ -4,28 +4,32 @@ use super::header::ZIGZAG;
 use super::huffman::{END, Table, ZERO_RUN, extend};
 use super::unsupported::Unsupported;
 
-/// Reads bits from data without stuffing, followed by at least eight more bytes.
+/// What data without stuffing is followed by, so that bits can be read eight bytes at a time: zeros that
+/// are not used up before reading has left the data by more than what is buffered.
+pub(super) const TAIL_BYTES: usize = 16;
+
+/// Reads bits from data without stuffing, followed by [`TAIL_BYTES`] zeros.
 pub(super) struct Bits<'a> {
-    data: &'a [u8],
-    at: usize,
+    /// What no bits were taken from.
+    rest: &'a [u8],
     /// Left-aligned.
     bits: u64,
     count: u32,
 }
 
 impl<'a> Bits<'a> {
-    pub(super) fn new(data: &'a [u8], at: usize) -> Self {
-        Self { data, at, bits: 0, count: 0 }
+    pub(super) fn new(data: &'a [u8]) -> Self {
+        Self { rest: data, bits: 0, count: 0 }
     }
 
     /// Provides at least 56 bits.
     #[inline(always)]
     fn refill(&mut self) {
-        // Damaged data may read on for ever; the position is checked once a row.
-        let at = self.at.min(self.data.len() - 8);
-        let word = self.data[at..].first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        self.bits |= word >> self.count;
-        self.at += ((63 - self.count) >> 3) as usize;
+        // Damaged data may read on for ever, and finds zeros; whether it has is checked once a row.
+        if let Some(bytes) = self.rest.first_chunk() {
+            self.bits |= u64::from_be_bytes(*bytes) >> (self.count & 63);
+            self.rest = &self.rest[(!self.count >> 3 & 7) as usize..];
+        }
         self.count |= 56;
     }
 
@@ -43,9 +47,10 @@ impl<'a> Bits<'a> {
         extend(bits, size)
     }
 
-    /// The position of the next byte that no code has used.
-    pub(super) fn position(&self) -> usize {
-        self.at - (self.count / 8) as usize
+    /// Whether bits behind the data were used.
+    pub(super) fn is_past_end(&self) -> bool {
+        let num_unused = self.rest.len() + (self.count / 8) as usize;
+        num_unused < TAIL_BYTES
     }
 
     /// A difference of mean brightness.
@@ -61,21 +66,21 @@ impl<'a> Bits<'a> {
         Ok(if symbol == 0 { 0 } else { self.value(u32::from(symbol)) })
     }
 
-    /// The coefficients after the first, each given to `store` as (index in zigzag order, value).
-    /// Returns the index after the last one. Indices may lie beyond the block, below [`END`]; what is
-    /// stored at the last of the block is final only when this returns.
+    /// The coefficients after the first, each given to `store` as (index in zigzag order, value); indices
+    /// may lie beyond the block, below 2 * [`END`]. Returns the index after the last one.
     #[inline(always)]
     pub(super) fn ac(
         &mut self,
         table: &Table,
         mut store: impl FnMut(usize, i32),
     ) -> Result<usize, Unsupported> {
+        let pairs = table.pairs();
         let mut k = 1;
         loop {
             self.refill();
             // Two look-ups take 54 bits at most.
             for _ in 0..2 {
-                let pair = table.pair(self.bits);
+                let pair = pairs.of(self.bits);
                 if pair.len() == 0 {
                     let (run, value) = self.coefficient(table)?;
                     let Some(value) = value else { return Ok(k) };
@@ -90,25 +95,22 @@ impl<'a> Bits<'a> {
                 let [first, second] = pair.places();
                 let values = pair.values();
                 store(k + first, values[0]);
-                store(k + second, values[1]);
                 let next = k + pair.moves();
-                if next < 64 {
-                    self.consume(pair.len());
-                    k = next;
-                    continue;
-                }
                 if k + first == 63 {
-                    // Nothing follows the last coefficient: the second symbol is another block's.
-                    store(63, values[0]);
+                    // Nothing follows the last coefficient: a second symbol is another block's.
                     self.consume(table.value(self.bits).map_or(0, |(_, len)| len));
                     return Ok(64);
                 }
+                store(k + second, values[1]);
                 self.consume(pair.len());
-                return match next {
-                    64 => Ok(64),
-                    END.. if next - END <= 64 => Ok(next - END),
-                    _ => Err(Unsupported),
-                };
+                if next >= 64 {
+                    return match next {
+                        64 => Ok(64),
+                        END.. if next - END <= 64 => Ok(next - END),
+                        _ => Err(Unsupported),
+                    };
+                }
+                k = next;
             }
         }
     }
@@ -128,14 +130,17 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// Where a coefficient at zigzag index `k` belongs, below 64; anywhere if `k` is not.
+/// Coefficients by (vertical, horizontal) frequency, and behind them what lies beyond the block.
+pub(super) type Block = [i16; 256];
+
+/// Where a coefficient at zigzag index `k` belongs in a [`Block`].
 #[inline(always)]
 pub(super) fn place(k: usize) -> usize {
-    usize::from(PLACES[k & 127]) & 63
+    usize::from(PLACES[k & 255])
 }
 
-const PLACES: [u8; 128] = {
-    let mut places = [63; 128];
+const PLACES: [u8; 256] = {
+    let mut places = [64; 256];
     let mut k = 0;
     while k < 64 {
         places[k] = ZIGZAG[k];
@@ -211,7 +216,7 @@ mod tests {
             let byte =
                 |bits: &[bool]| (0..).zip(bits).map(|(at, &bit)| u8::from(bit) << (7 - at)).sum();
             let bytes = self.bits.chunks(8).map(byte);
-            bytes.chain([0; 8]).collect()
+            bytes.chain([0; TAIL_BYTES]).collect()
         }
     }
 
@@ -242,14 +247,14 @@ mod tests {
             let mut writer = Writer::default();
             blocks.iter().for_each(|block| writer.block(block));
             let bytes = writer.bytes();
-            let mut bits = Bits::new(&bytes, 0);
+            let mut bits = Bits::new(&bytes);
             for block in &blocks {
                 let mut read = [0; 2 * END];
                 let end = bits.ac(&table, |k, value| read[k] = value).expect("a whole block");
                 assert_eq!(&read[..64], block);
                 assert_eq!(end, block.iter().rposition(|&value| value != 0).map_or(1, |k| k + 1));
             }
-            assert!(bits.position() <= bytes.len() - 8);
+            assert!(!bits.is_past_end());
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Table {
     kind: TableKind,
     fast: Box<[u32; 1 << FAST_BITS]>,
     /// What begins with each pattern, in a table of coefficients.
-    pairs: Box<[Pair; 1 << FAST_BITS]>,
+    pairs: Box<Pairs>,
     /// For each length, the first code beyond it, left-aligned in 16 bits.
     limits: [u32; 17],
     /// For each length, what to add to a code to index `values`.
@@ -51,7 +51,7 @@ impl Table {
         Self {
             kind,
             fast: Box::new([SYMBOL; 1 << FAST_BITS]),
-            pairs: Box::new([Pair::NONE; 1 << FAST_BITS]),
+            pairs: Box::new(Pairs([Pair::NONE; 1 << FAST_BITS])),
             limits: [0; 17],
             offsets: [0; 17],
             counts: [0; 16],
@@ -118,7 +118,7 @@ impl Table {
 
     /// Pairs the first two symbols of every pattern.
     fn make_pairs(&mut self) {
-        for (pattern, pair) in self.pairs.iter_mut().enumerate() {
+        for (pattern, pair) in self.pairs.0.iter_mut().enumerate() {
             let first = self.fast[pattern];
             let rest = pattern << (first & 0xff) & ((1 << FAST_BITS) - 1);
             *pair = Pair::new(first, self.fast[rest]);
@@ -130,10 +130,10 @@ impl Table {
         self.fast[(bits >> (64 - FAST_BITS)) as usize]
     }
 
-    /// The one or two coefficients that `bits`, left-aligned, begin with.
+    /// What begins with each pattern.
     #[inline(always)]
-    pub(super) fn pair(&self, bits: u64) -> Pair {
-        self.pairs[(bits >> (64 - FAST_BITS)) as usize]
+    pub(super) fn pairs(&self) -> &Pairs {
+        &self.pairs
     }
 
     /// The value that `bits` begin with and how many it takes, where one look-up tells.
@@ -164,6 +164,18 @@ impl Table {
             }
         }
         Err(Unsupported)
+    }
+}
+
+/// The [`Pair`] that each pattern of bits begins with.
+#[derive(Debug)]
+pub(super) struct Pairs([Pair; 1 << FAST_BITS]);
+
+impl Pairs {
+    /// The one or two coefficients that `bits`, left-aligned, begin with.
+    #[inline(always)]
+    pub(super) fn of(&self, bits: u64) -> Pair {
+        self.0[(bits >> (64 - FAST_BITS)) as usize]
     }
 }
 

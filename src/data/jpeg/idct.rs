@@ -5,6 +5,7 @@
 
 use std::num::Wrapping;
 
+use super::coefficients::Block;
 use crate::kernels::shuffle::{SIDE, Shuffle};
 
 /// Bits of the fraction of the constants.
@@ -53,7 +54,7 @@ fn transform(x: &[Row; SIDE], bits: u32) -> [Row; SIDE] {
 /// Coefficients and their divisors, by (vertical, horizontal) frequency, to samples by (column, row).
 #[inline(always)]
 pub(super) fn inverse(
-    block: &[i16; 64],
+    block: &Block,
     divisors: &[u16; 64],
     shuffle: impl Shuffle,
 ) -> [[u8; SIDE]; SIDE] {

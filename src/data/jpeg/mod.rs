@@ -14,9 +14,9 @@ mod unsupported;
 
 use std::ops::Range;
 
-use coefficients::{Bits, place};
+use coefficients::{Bits, Block, TAIL_BYTES, place};
 use header::Header;
-pub(crate) use plane::Plane;
+pub(crate) use plane::{Lines, Plane};
 pub(crate) use unsupported::Unsupported;
 
 use crate::kernels::shuffle::{SIDE, Shuffle, Shuffled, Shuffling};
@@ -24,9 +24,6 @@ use crate::kernels::simd;
 
 /// Blocks in a unit: four of brightness and one of each colour difference at most.
 const MAX_BLOCKS: usize = 6;
-
-/// Zeros after the data, so that the last bits can be read eight bytes at a time.
-const TAIL_BYTES: usize = 8;
 
 /// Keeps tables and memory from one image to the next.
 #[derive(Debug, Default)]
@@ -38,7 +35,18 @@ pub(crate) struct RegionDecoder {
     data: Vec<u8>,
     /// Where each restart interval begins in `data`.
     starts: Vec<usize>,
+    blocks: Blocks,
     planes: [Plane; 3],
+}
+
+/// The coefficients of a unit.
+#[derive(Debug)]
+struct Blocks([Block; MAX_BLOCKS]);
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self([[0; 256]; MAX_BLOCKS])
+    }
 }
 
 impl RegionDecoder {
@@ -56,14 +64,15 @@ impl RegionDecoder {
         self.header.unit_blocks()
     }
 
-    /// Decodes what covers the given columns and rows of the image last opened: brightness, and the
-    /// two colour differences unless it is grey.
+    /// Decodes what covers the given columns and rows of the image last opened, line after line:
+    /// brightness, and the two colour differences unless it is grey.
     pub(crate) fn decode(
         &mut self,
         bytes: &[u8],
         columns: Range<usize>,
         rows: Range<usize>,
-    ) -> Result<&[Plane], Unsupported> {
+        lines: Lines,
+    ) -> Result<&mut [Plane], Unsupported> {
         self.unstuff(&bytes[self.scan..])?;
         let (across, down) = self.header.unit_blocks();
         let units =
@@ -73,19 +82,20 @@ impl RegionDecoder {
         for (plane, component) in self.planes.iter_mut().zip(self.header.components()) {
             let (across, down) = (8 * component.blocks.0, 8 * component.blocks.1);
             let origin = (columns.start * across, rows.start * down);
-            plane.reset(origin, columns.len() * across, rows.len() * down);
+            plane.reset(lines, origin, columns.len() * across, rows.len() * down);
         }
         let mut result = Ok(());
         simd::run(Shuffled(Scan {
             header: &self.header,
             data: &self.data,
             starts: &self.starts,
+            blocks: &mut self.blocks.0,
             planes: &mut self.planes[..num],
             columns,
             rows,
             result: &mut result,
         }));
-        result.map(|()| &self.planes[..num])
+        result.map(|()| &mut self.planes[..num])
     }
 
     /// Copies the scan's data, whose end has to be there, without stuffing.
@@ -122,6 +132,7 @@ struct Scan<'a> {
     header: &'a Header,
     data: &'a [u8],
     starts: &'a [usize],
+    blocks: &'a mut [Block; MAX_BLOCKS],
     planes: &'a mut [Plane],
     /// The units to keep.
     columns: Range<usize>,
@@ -142,14 +153,14 @@ impl Scan<'_> {
         let (across, _) = self.header.unit_blocks();
         let units_across = (self.header.width as usize).div_ceil(8 * across);
         let interval = self.header.restart_interval;
-        let mut bits = Bits::new(self.data, 0);
+        let mut bits = Bits::new(self.data);
         let mut means = [0i16; 3];
         let mut unit = 0;
         for row in 0..self.rows.end {
             for column in 0..units_across {
                 if interval > 0 && unit > 0 && unit % interval == 0 {
                     let start = *self.starts.get(unit / interval).ok_or(Unsupported)?;
-                    bits = Bits::new(self.data, start);
+                    bits = Bits::new(&self.data[start..]);
                     means = [0; 3];
                 }
                 unit += 1;
@@ -160,7 +171,7 @@ impl Scan<'_> {
                     None => self.skip(&mut bits, &mut means)?,
                 }
             }
-            if bits.position() > self.data.len() - TAIL_BYTES {
+            if bits.is_past_end() {
                 return Err(Unsupported); // the data ended before the picture
             }
         }
@@ -180,17 +191,17 @@ impl Scan<'_> {
         let components = self.header.components().iter();
         // All blocks are read before the first is transformed: a vector read right after the
         // single coefficients it holds were stored would wait for them.
-        let mut blocks = [[0i16; 64]; MAX_BLOCKS];
         let mut ends = [0; MAX_BLOCKS];
-        let mut slots = blocks.iter_mut().zip(&mut ends);
+        let mut slots = self.blocks.iter_mut().zip(&mut ends);
         for (component, mean) in components.clone().zip(means) {
             for (block, end) in slots.by_ref().take(component.num_blocks()) {
                 *mean = mean.wrapping_add(bits.dc(&dc[component.dc])? as i16);
+                block[..64].fill(0);
                 block[0] = *mean;
                 *end = bits.ac(&ac[component.ac], |k, value| block[place(k)] = value as i16)?;
             }
         }
-        let mut blocks = blocks.iter().zip(ends);
+        let mut blocks = self.blocks.iter().zip(ends);
         for (component, plane) in components.zip(self.planes.iter_mut()) {
             let divisors = &quantisation[component.quantisation];
             let (across, down) = component.blocks;
@@ -200,7 +211,8 @@ impl Scan<'_> {
                     1 => [[idct::flat(block[0], divisors[0]); SIDE]; SIDE],
                     _ => idct::inverse(block, divisors, shuffle),
                 };
-                plane.put((8 * (column * across + x), 8 * (row * down + y)), &samples);
+                let at = (8 * (column * across + x), 8 * (row * down + y));
+                plane.put(at, &samples, shuffle);
             }
         }
         Ok(())

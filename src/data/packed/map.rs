@@ -1,5 +1,4 @@
-//! The bytes of a file as a slice, without reading them first. FFI: the only file of the data
-//! pipeline with `unsafe`.
+//! The bytes of a file as a slice, without reading them first. FFI: the system's maps of files.
 //!
 //! What is mapped must not change while it is in use. Nothing can enforce that: a file that is
 //! written to in place shows other pixels, and one that shrinks ends the process with SIGBUS at the

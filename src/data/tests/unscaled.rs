@@ -4,7 +4,7 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
 use super::picture;
 use crate::data::cover::{Cover, Drawing, Part};
-use crate::data::jpeg::RegionDecoder;
+use crate::data::jpeg::{Lines, RegionDecoder};
 use crate::data::resample::{Resample, Target};
 use crate::data::unscaled::{Scratch, Unscaled};
 use crate::random::{Key, Purpose};
@@ -63,12 +63,12 @@ fn images_that_keep_their_size_are_drawn_bit_for_bit_as_the_resizer_would() {
 
         let mut resample = Resample::default();
         let [columns, rows] = resample.set(&drawing, colour_step, size);
-        let planes = decoder.decode(file, columns, rows).expect("a whole file");
+        let planes = decoder.decode(file, columns, rows, Lines::Columns).expect("a whole file");
         resample.draw(planes, Target { out: &mut expected[start..], pitch });
 
         let unscaled = Unscaled::new(&drawing, colour_step).expect("pixels on pixels");
         let [columns, rows] = unscaled.reach();
-        let planes = decoder.decode(file, columns, rows).expect("a whole file");
+        let planes = decoder.decode(file, columns, rows, Lines::Rows).expect("a whole file");
         unscaled.draw(planes, &mut Scratch::default(), Target { out: &mut got[start..], pitch });
         assert!(got == expected, "{drawing:?}, colours every {colour_step:?}");
     }
