@@ -331,7 +331,7 @@ pub(super) fn colour_pixels([y, cb, cr]: [&Levels; 3], shuffle: impl Shuffle) ->
         let (y, cb, cr) = (y[lane].saturating_add(HALF), cb[lane], cr[lane]);
         let times = |level: i16, factor: f64| {
             let factor = (factor * 65_536.0 + 0.5) as i16;
-            (i32::from(level) * i32::from(factor) >> 16) as i16
+            ((i32::from(level) * i32::from(factor)) >> 16) as i16
         };
         *red = nearest(y.saturating_add(cr).saturating_add(times(cr, 0.402)));
         let half = times(cb, 0.344_136 / 2.0) + times(cr, 0.714_136 / 2.0) + 1;

@@ -39,10 +39,10 @@ impl<'a> Bits<'a> {
         self.count -= num;
     }
 
-    /// Takes `size` bits, at least 1, as a signed number.
+    /// Takes `size` bits as a signed number; none are zero.
     #[inline(always)]
     fn value(&mut self, size: u32) -> i32 {
-        let bits = (self.bits >> (64 - size)) as u32;
+        let bits = (self.bits >> 1 >> (63 - size)) as u32;
         self.consume(size);
         extend(bits, size)
     }
@@ -57,13 +57,9 @@ impl<'a> Bits<'a> {
     #[inline(always)]
     pub(super) fn dc(&mut self, table: &Table) -> Result<i32, Unsupported> {
         self.refill();
-        if let Some((value, len)) = table.value(self.bits) {
-            self.consume(len);
-            return Ok(value);
-        }
-        let (symbol, len) = table.symbol(self.bits)?;
+        let (size, len) = table.symbol(self.bits)?;
         self.consume(len);
-        Ok(if symbol == 0 { 0 } else { self.value(u32::from(symbol)) })
+        Ok(self.value(u32::from(size)))
     }
 
     /// The coefficients after the first, each given to `store` as (index in zigzag order, value); indices
@@ -92,25 +88,28 @@ impl<'a> Bits<'a> {
                         _ => return Err(Unsupported),
                     }
                 }
-                let [first, second] = pair.places();
                 let values = pair.values();
-                store(k + first, values[0]);
-                let next = k + pair.moves();
-                if k + first == 63 {
+                let (first, next) = (k + pair.run(), k + pair.moves());
+                // Of one symbol, both are at one place.
+                store(next - 1, values[1]);
+                store(first, values[0]);
+                if next < 64 {
+                    self.consume(pair.len());
+                    k = next;
+                    continue;
+                }
+                let moves = pair.moves();
+                if first == 63 && moves != END {
                     // Nothing follows the last coefficient: a second symbol is another block's.
                     self.consume(table.value(self.bits).map_or(0, |(_, len)| len));
                     return Ok(64);
                 }
-                store(k + second, values[1]);
                 self.consume(pair.len());
-                if next >= 64 {
-                    return match next {
-                        64 => Ok(64),
-                        END.. if next - END <= 64 => Ok(next - END),
-                        _ => Err(Unsupported),
-                    };
-                }
-                k = next;
+                return match moves {
+                    END.. if next - END <= 64 => Ok(next - END),
+                    ..END if next == 64 => Ok(64),
+                    _ => Err(Unsupported),
+                };
             }
         }
     }

@@ -18,9 +18,10 @@ pub(super) struct Component {
 }
 
 impl Component {
-    /// Blocks of this component in a minimum coded unit.
-    pub(super) fn num_blocks(&self) -> usize {
-        self.blocks.0 * self.blocks.1
+    /// Where the blocks of this component lie in a minimum coded unit, in the order of the scan.
+    pub(super) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (across, down) = self.blocks;
+        (0..down).flat_map(move |y| (0..across).map(move |x| (x, y)))
     }
 }
 

@@ -107,7 +107,8 @@ impl Table {
         let size = u32::from(symbol & 15);
         for tail in 0..1u32 << free {
             let pattern = (code << free | tail) as usize;
-            self.fast[pattern] = if (1..=free).contains(&size) {
+            let is_coefficient = self.kind == TableKind::Ac && (1..=free).contains(&size);
+            self.fast[pattern] = if is_coefficient {
                 let value = extend(tail >> (free - size), size) as u32;
                 value << 16 | u32::from(symbol >> 4) << 8 | (len + size)
             } else {
@@ -181,17 +182,15 @@ impl Pairs {
 
 /// Two symbols of coefficients that fit [`FAST_BITS`] together, or one that does alone.
 ///
-/// From the lowest bit: the bits to consume (8), where the coefficients belong, counted from the
-/// next (8 and 8), how far that moves (8), and the coefficients (16 and 16, signed). The end of a
-/// block is a zero beyond it, and moves by [`END`]. Of one symbol, the second coefficient is the
-/// first. No bits: not even one symbol fits.
+/// From the lowest bit: the bits to consume (6), the run before the first coefficient (4), how far both
+/// move (7), and the coefficients (9 and 6, signed). The second belongs before where they move; of one
+/// symbol, that is the first. The end of a block moves by [`END`] more than what is before it. No bits:
+/// not even one symbol fits.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pair(u64);
+pub(super) struct Pair(u32);
 
-/// More than any index and two runs.
-pub(super) const END: usize = 128;
-/// From every index of a block to one beyond it, and below [`END`].
-const BEYOND: u64 = 64;
+/// The end of a block: no index moves by as much otherwise.
+pub(super) const END: usize = 64;
 
 impl Pair {
     const NONE: Self = Self(0);
@@ -201,60 +200,61 @@ impl Pair {
     fn new(first: u32, second: u32) -> Self {
         let is_end = |entry: u32| entry & SYMBOL != 0 && entry != SYMBOL && entry >> 16 == 0;
         let (len, both) = (first & 0xff, (first & 0xff) + (second & 0xff));
-        let run = |entry: u32| u64::from(entry >> 8 & 0x7f);
-        let value = |entry: u32| u64::from(entry >> 16);
-        let pack = |len: u32, places: [u64; 2], moves: u64, values: [u64; 2]| {
-            let [a, b] = places;
-            let [v, w] = values;
-            Self(u64::from(len) | a << 8 | b << 16 | moves << 24 | v << 32 | w << 48)
+        let run = |entry: u32| entry >> 8 & 15;
+        let value = |entry: u32| entry as i32 >> 16;
+        let pack = |len: u32, run: u32, moves: usize, [v, w]: [i32; 2]| {
+            Self(
+                len | run << 6 | (moves as u32) << 10 | (v as u32 & 0x1ff) << 17 | (w as u32) << 26,
+            )
         };
         if is_end(first) {
-            return pack(len, [BEYOND; 2], END as u64, [0; 2]);
+            return pack(len, 0, END, [0; 2]);
         }
         if first & SYMBOL != 0 {
             return Self::NONE;
         }
-        let place = run(first);
+        let (place, next) = (run(first), run(first) as usize + 1);
+        let one = [value(first); 2];
         if both <= FAST_BITS && is_end(second) {
-            pack(both, [place; 2], place + 1 + END as u64, [value(first); 2])
+            pack(both, place, next + END, one)
         } else if both <= FAST_BITS && second & SYMBOL == 0 {
-            let next = place + 1 + run(second);
-            pack(both, [place, next], next + 1, [value(first), value(second)])
+            let values = [value(first), value(second)];
+            pack(both, place, next + run(second) as usize + 1, values)
         } else {
-            pack(len, [place; 2], place + 1, [value(first); 2])
+            pack(len, place, next, one)
         }
     }
 
     /// The bits of both; none if not even one symbol fits.
     #[inline(always)]
     pub(super) fn len(self) -> u32 {
-        (self.0 & 0xff) as u32
+        self.0 & 63
     }
 
-    /// Where the coefficients belong, from the next index on.
+    /// Zeros before the first coefficient.
     #[inline(always)]
-    pub(super) fn places(self) -> [usize; 2] {
-        [(self.0 >> 8 & 0xff) as usize, (self.0 >> 16 & 0xff) as usize]
+    pub(super) fn run(self) -> usize {
+        (self.0 >> 6 & 15) as usize
     }
 
     /// From the next index to that of the next pair.
     #[inline(always)]
     pub(super) fn moves(self) -> usize {
-        (self.0 >> 24 & 0xff) as usize
+        (self.0 >> 10 & 127) as usize
     }
 
     /// The coefficients.
     #[inline(always)]
     pub(super) fn values(self) -> [i32; 2] {
-        [self.0 as i64 >> 32, self.0 as i64 >> 48].map(|value| i32::from(value as i16))
+        [(self.0 << 6) as i32 >> 23, self.0 as i32 >> 26]
     }
 }
 
 /// The number that `size` bits stand for (T.81, table F.1).
 #[inline(always)]
 pub(super) fn extend(bits: u32, size: u32) -> i32 {
-    let (bits, half) = (bits as i32, 1i32 << (size - 1));
-    if bits < half { bits - 2 * half + 1 } else { bits }
+    let (bits, half) = (bits as i32, (1i32 << size) >> 1);
+    bits - if bits < half { 2 * half - 1 } else { 0 }
 }
 
 /// Sixteen zeros; other symbols without a value end the block.

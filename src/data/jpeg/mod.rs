@@ -12,10 +12,12 @@ mod idct;
 mod plane;
 mod unsupported;
 
+use std::array;
 use std::ops::Range;
 
 use coefficients::{Bits, Block, TAIL_BYTES, place};
 use header::Header;
+use huffman::Table;
 pub(crate) use plane::{Lines, Plane};
 pub(crate) use unsupported::Unsupported;
 
@@ -147,7 +149,7 @@ impl Shuffling for Scan<'_> {
     }
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
     #[inline(always)]
     fn decode(&mut self, shuffle: impl Shuffle) -> Result<(), Unsupported> {
         let (across, _) = self.header.unit_blocks();
@@ -156,6 +158,7 @@ impl Scan<'_> {
         let mut bits = Bits::new(self.data);
         let mut means = [0i16; 3];
         let mut unit = 0;
+        let parts = self.parts();
         for row in 0..self.rows.end {
             for column in 0..units_across {
                 if interval > 0 && unit > 0 && unit % interval == 0 {
@@ -167,8 +170,8 @@ impl Scan<'_> {
                 let kept = self.rows.contains(&row) && self.columns.contains(&column);
                 let at = kept.then(|| (column - self.columns.start, row - self.rows.start));
                 match at {
-                    Some(at) => self.unit(&mut bits, &mut means, at, shuffle)?,
-                    None => self.skip(&mut bits, &mut means)?,
+                    Some(at) => self.unit(&mut bits, &mut means, &parts, at, shuffle)?,
+                    None => skip(&mut bits, &mut means, &parts)?,
                 }
             }
             if bits.is_past_end() {
@@ -178,56 +181,90 @@ impl Scan<'_> {
         Ok(())
     }
 
+    /// What a unit consists of, in the order of its blocks.
+    fn parts(&self) -> Parts<'a> {
+        let Header { quantisation, dc, ac, .. } = self.header;
+        let components = self.header.components().iter().enumerate();
+        let mut parts = components.flat_map(|(index, component)| {
+            component.places().map(move |(x, y)| Part {
+                component: index,
+                dc: &dc[component.dc],
+                ac: &ac[component.ac],
+                divisors: &quantisation[component.quantisation],
+                at: (SIDE * x, SIDE * y),
+                step: (SIDE * component.blocks.0, SIDE * component.blocks.1),
+            })
+        });
+        array::from_fn(|_| parts.next())
+    }
+
     /// Reads one unit and puts it at (column, row), counted in units of the region.
     #[inline(always)]
     fn unit(
         &mut self,
         bits: &mut Bits<'_>,
         means: &mut [i16; 3],
+        parts: &Parts<'_>,
         (column, row): (usize, usize),
         shuffle: impl Shuffle,
     ) -> Result<(), Unsupported> {
-        let Header { quantisation, dc, ac, .. } = self.header;
-        let components = self.header.components().iter();
         // All blocks are read before the first is transformed: a vector read right after the
         // single coefficients it holds were stored would wait for them.
         let mut ends = [0; MAX_BLOCKS];
-        let mut slots = self.blocks.iter_mut().zip(&mut ends);
-        for (component, mean) in components.clone().zip(means) {
-            for (block, end) in slots.by_ref().take(component.num_blocks()) {
-                *mean = mean.wrapping_add(bits.dc(&dc[component.dc])? as i16);
-                block[..64].fill(0);
-                block[0] = *mean;
-                *end = bits.ac(&ac[component.ac], |k, value| block[place(k)] = value as i16)?;
-            }
+        for ((part, block), end) in each(parts).zip(&mut *self.blocks).zip(&mut ends) {
+            let mean = part.mean(bits, means)?;
+            block[..64].fill(0);
+            block[0] = mean;
+            *end = bits.ac(part.ac, |k, value| block[place(k)] = value as i16)?;
         }
-        let mut blocks = self.blocks.iter().zip(ends);
-        for (component, plane) in components.zip(self.planes.iter_mut()) {
-            let divisors = &quantisation[component.quantisation];
-            let (across, down) = component.blocks;
-            let places = (0..down).flat_map(|y| (0..across).map(move |x| (x, y)));
-            for ((x, y), (block, end)) in places.zip(blocks.by_ref()) {
-                let samples = match end {
-                    1 => [[idct::flat(block[0], divisors[0]); SIDE]; SIDE],
-                    _ => idct::inverse(block, divisors, shuffle),
-                };
-                let at = (8 * (column * across + x), 8 * (row * down + y));
-                plane.put(at, &samples, shuffle);
-            }
+        for ((part, block), end) in each(parts).zip(&*self.blocks).zip(ends) {
+            let samples = match end {
+                1 => [[idct::flat(block[0], part.divisors[0]); SIDE]; SIDE],
+                _ => idct::inverse(block, part.divisors, shuffle),
+            };
+            let at = (column * part.step.0 + part.at.0, row * part.step.1 + part.at.1);
+            self.planes[part.component].put(at, &samples, shuffle);
         }
         Ok(())
     }
+}
 
-    /// Reads past one unit.
+/// Reads past one unit.
+#[inline(always)]
+fn skip(bits: &mut Bits<'_>, means: &mut [i16; 3], parts: &Parts<'_>) -> Result<(), Unsupported> {
+    for part in each(parts) {
+        part.mean(bits, means)?;
+        bits.ac(part.ac, |_, _| {})?;
+    }
+    Ok(())
+}
+
+/// The blocks of a unit; those it has come first.
+type Parts<'a> = [Option<Part<'a>>; MAX_BLOCKS];
+
+#[inline(always)]
+fn each<'a>(parts: &'a Parts<'a>) -> impl Iterator<Item = &'a Part<'a>> {
+    parts.iter().map_while(Option::as_ref)
+}
+
+/// What becomes of one block of a unit, the same in every unit.
+struct Part<'a> {
+    component: usize,
+    dc: &'a Table,
+    ac: &'a Table,
+    divisors: &'a [u16; 64],
+    /// Where in the unit it lies, in samples of its component.
+    at: (usize, usize),
+    /// How large the unit is in these.
+    step: (usize, usize),
+}
+
+impl Part<'_> {
+    /// Reads the block's mean; it is told as the difference from that of its component's last block.
     #[inline(always)]
-    fn skip(&self, bits: &mut Bits<'_>, means: &mut [i16; 3]) -> Result<(), Unsupported> {
-        let Header { dc, ac, .. } = self.header;
-        for (component, mean) in self.header.components().iter().zip(means) {
-            for _ in 0..component.num_blocks() {
-                *mean = mean.wrapping_add(bits.dc(&dc[component.dc])? as i16);
-                bits.ac(&ac[component.ac], |_, _| {})?;
-            }
-        }
-        Ok(())
+    fn mean(&self, bits: &mut Bits<'_>, means: &mut [i16; 3]) -> Result<i16, Unsupported> {
+        let mean = &mut means[self.component];
+        *mean = mean.wrapping_add(bits.dc(self.dc)? as i16);
+        Ok(*mean)
     }
 }
