@@ -10,6 +10,7 @@ use std::ops::Range;
 use anyhow::Result;
 use tch::Tensor;
 
+use super::product::operand;
 use super::{Layer, Mode, Pass, kept};
 use crate::params::Param;
 use crate::torch_ext::{ConvGeometry, InputGradient, convolution_backward};
@@ -61,9 +62,10 @@ impl Conv {
 
     /// The weights and geometry the kernel is called with.
     fn operands(&self) -> Result<(Tensor, ConvGeometry)> {
+        let weight = operand(&self.w.weight)?;
         match self.fold() {
-            Some(fold) => Ok((fold.weight(&self.w.weight)?, Fold::GEOMETRY)),
-            None => Ok((self.w.weight.shallow_clone(), self.geometry)),
+            Some(fold) => Ok((fold.weight(&weight)?, Fold::GEOMETRY)),
+            None => Ok((weight, self.geometry)),
         }
     }
 }
@@ -91,7 +93,9 @@ impl Layer for Conv {
         };
         let (w, g) = self.operands()?;
         let (stride, padding) = ([g.stride; 2], [g.padding; 2]);
-        let y = nchw(&x)?.f_conv2d(&w, Some(&self.b.weight), stride, padding, [1, 1], g.groups)?;
+        let (image, b) = (nchw(&operand(&x)?)?, operand(&self.b.weight)?);
+        let y = image.f_conv2d(&w, Some(&b), stride, padding, [1, 1], g.groups)?;
+        let y = y.f_to_kind(x.kind())?;
         self.x = (pass.mode == Mode::Train).then_some(x);
         nhwc(&y)
     }
@@ -99,14 +103,17 @@ impl Layer for Conv {
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let x = kept(&mut self.x, &self.name)?;
         let (w, geometry) = self.operands()?;
-        let gradients = convolution_backward(&nchw(&dy)?, &nchw(&x)?, &w, geometry, self.input)?;
+        let kind = dy.kind();
+        let (dy, x) = (nchw(&operand(&dy)?)?, nchw(&operand(&x)?)?);
+        let gradients = convolution_backward(&dy, &x, &w, geometry, self.input)?;
         let dw = match self.fold() {
             Some(fold) => fold.weight_gradient(&gradients.dw)?,
             None => gradients.dw,
         };
         self.w.grad.f_copy_(&dw)?;
         self.b.grad.f_copy_(&gradients.db)?;
-        gradients.dx.map(|dx| nhwc(&self.unfilled(&dx)?)).transpose()
+        let dx = |dx: Tensor| nhwc(&self.unfilled(&dx.f_to_kind(kind)?)?);
+        gradients.dx.map(dx).transpose()
     }
 
     fn params(&self) -> Option<Range<usize>> {

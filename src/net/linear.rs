@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use tch::{Kind, Tensor};
 
+use super::product::operand;
 use super::{Layer, Mode, Pass, kept};
 use crate::params::Param;
 
@@ -28,18 +29,25 @@ impl Layer for Linear {
     }
 
     fn forward(&mut self, x: Tensor, pass: &Pass) -> Result<Tensor> {
-        let y = x.f_linear(&self.w.weight, Some(&self.b.weight))?;
+        let (w, b) = (operand(&self.w.weight)?, operand(&self.b.weight)?);
+        let y = operand(&x)?.f_linear(&w, Some(&b))?.f_to_kind(x.kind())?;
         self.x = (pass.mode == Mode::Train).then_some(x);
         Ok(y)
     }
 
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let x = kept(&mut self.x, &self.name)?;
-        // Straight into the arena: fc6's gradient alone is 151 MB in fp32.
-        let _ = dy.f_tr()?.f_mm_out(&self.w.grad, &x)?;
+        let kind = dy.kind();
+        let (dy, x) = (operand(&dy)?, operand(&x)?);
+        if dy.kind() == kind {
+            // Straight into the arena: fc6's gradient alone is 151 MB in fp32.
+            let _ = dy.f_tr()?.f_mm_out(&self.w.grad, &x)?;
+        } else {
+            self.w.grad.f_copy_(&dy.f_tr()?.f_mm(&x)?)?;
+        }
         let db = dy.f_sum_dim_intlist(&[0i64][..], false, None::<Kind>)?;
         self.b.grad.f_copy_(&db)?;
-        Ok(Some(dy.f_mm(&self.w.weight)?))
+        Ok(Some(dy.f_mm(&operand(&self.w.weight)?)?.f_to_kind(kind)?))
     }
 
     fn params(&self) -> Option<Range<usize>> {

@@ -15,6 +15,7 @@ mod linear;
 pub mod loss;
 mod lrn;
 mod pool;
+mod product;
 mod relu;
 mod scatter;
 

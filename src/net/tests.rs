@@ -214,6 +214,51 @@ fn a_fully_connected_layer() {
     check(layer, &[4, 10], &[w, b], |x, params| x.linear(&params[0], Some(&params[1])));
 }
 
+/// Output and gradients of the layer that is made of parameters of `kind`, on an input of this shape.
+fn computed<L: Layer>(
+    layer: impl Fn(Param, Param) -> L,
+    weights: &[i64],
+    kind: Kind,
+    shape: &[i64],
+) -> [Tensor; 4] {
+    let (w, b) = parameters(weights);
+    let of_kind = |param: Param| Param {
+        weight: param.weight.to_kind(kind),
+        grad: param.grad.to_kind(kind),
+        range: param.range,
+    };
+    let (w, b) = (of_kind(w), of_kind(b));
+    let mut layer = layer(share(&w), share(&b));
+    let y = layer.forward(input(shape, 11).to_kind(kind), &pass(&Solo)).expect("shapes agree");
+    let dy = input(&y.size(), 12).to_kind(kind);
+    let dx = layer.backward(dy, &pass(&Solo)).expect("after a forward").expect("asked for");
+    let results = [y, dx, w.grad, b.grad];
+    assert!(results.iter().all(|result| result.kind() == kind));
+    results
+}
+
+/// Whatever products are computed in (`product`): processors differ in that.
+#[track_caller]
+fn assert_near_in_bf16<L: Layer>(
+    layer: impl Fn(Param, Param) -> L,
+    weights: &[i64],
+    shape: &[i64],
+) {
+    let [got, expected] =
+        [Kind::BFloat16, Kind::Double].map(|kind| computed(&layer, weights, kind, shape));
+    for (what, (got, expected)) in ["y", "dx", "dw", "db"].iter().zip(got.iter().zip(&expected)) {
+        assert_close(what, &got.to_kind(Kind::Double), expected, 1e-2);
+    }
+}
+
+#[test]
+fn products_in_bf16_are_near_those_in_fp64() {
+    let geometry = ConvGeometry { stride: 2, padding: 1, groups: 2 };
+    let conv = |w, b| Conv::new("conv".into(), w, b, geometry, InputGradient::Needed);
+    assert_near_in_bf16(conv, &[6, 4, 3, 3], &[2, 9, 9, 8]);
+    assert_near_in_bf16(|w, b| Linear::new("fc".into(), w, b), &[7, 300], &[9, 300]);
+}
+
 #[test]
 fn relu() {
     check(Relu::new("relu".into()), &[3, 4, 4, 5], &[], |x, _| x.relu());
