@@ -1,10 +1,13 @@
 """Times FFCV on packed 256 x 256 JPEGs: a peer of `alexnet-mgpu bench pipeline`.
 
 FFCV reads its own kind of file: it is written here first, with the very bytes of the packed JPEGs
-instead of FFCV's own encoding of their pixels. Its crops resize, so the crop is an operation made
-for it here, and reflects the image in the same pass (--flip ffcv: its own reflection, a pass more);
-decoder and NormalizeImage are FFCV's. It does less work than ours: no colour noise, and its decoder
-takes the less exact transform. Batches are [N, 227, 227, 3].
+instead of FFCV's own encoding of their pixels. Decoder, reflection and NormalizeImage are FFCV's:
+
+  --crop own   and so is the crop, of the centre; as all of FFCV's crops it resizes, to the size it has
+  --crop made  a random crop made for it here, which resizes nothing and reflects in the same pass
+
+It does less work than ours: no colour noise, and its decoder takes the less exact transform. Batches
+are [N, 227, 227, 3].
 """
 
 import os
@@ -15,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 from ffcv.fields import RGBImageField
-from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+from ffcv.fields.rgb_image import IMAGE_MODES, CenterCropRGBImageDecoder, SimpleRGBImageDecoder
 from ffcv.loader import Loader, OrderOption
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
@@ -59,16 +62,16 @@ class Jpegs:
 
 
 class CropAndFlip(Operation):
-    """A crop of each image, mirrored or not."""
+    """A crop of each image, mirrored or not: random ones, or the middle."""
 
-    def __init__(self, crop, flip):
+    def __init__(self, draw):
         super().__init__()
-        self.is_random, self.flips = crop == "random", flip == "own"
+        self.draw = draw
 
     def generate_code(self):
         each = Compiler.get_iterator()
         side, slack, centre = work.CROP, work.SLACK, work.CHECKED_CORNER
-        is_random, flips = self.is_random, self.flips
+        is_random = self.draw == "random"
 
         def crop_and_flip(images, out):
             for i in each(images.shape[0]):
@@ -76,7 +79,7 @@ class CropAndFlip(Operation):
                 if is_random:
                     top, left = np.random.randint(0, slack + 1), np.random.randint(0, slack + 1)
                 window = images[i, top : top + side, left : left + side]
-                if flips and np.random.rand() < 0.5:
+                if is_random and np.random.rand() < 0.5:
                     out[i] = window[:, ::-1]
                 else:
                     out[i] = window
@@ -92,11 +95,12 @@ class CropAndFlip(Operation):
 
 
 def operations(args):
-    crop = "centre" if args.check else "random"
-    flip = "never" if args.check else args.flip
-    theirs = [RandomHorizontalFlip()] if flip == "ffcv" else []
-    end = NormalizeImage(work.MEAN, np.ones(3, np.float32), np.float32)
-    return [SimpleRGBImageDecoder(), CropAndFlip(crop, flip), *theirs, end]
+    if args.crop == "own":
+        decoder = CenterCropRGBImageDecoder((work.CROP, work.CROP), work.CROP / work.FRAME)
+        start = [decoder] if args.check else [decoder, RandomHorizontalFlip()]
+    else:
+        start = [SimpleRGBImageDecoder(), CropAndFlip("middle" if args.check else "random")]
+    return [*start, NormalizeImage(work.MEAN, np.ones(3, np.float32), np.float32)]
 
 
 def batches(loader):
@@ -129,7 +133,7 @@ def run(args, path):
 
 def main():
     parser = work.parser(__doc__, ["jpeg256"])
-    parser.add_argument("--flip", choices=["own", "ffcv"], default="own")
+    parser.add_argument("--crop", choices=["own", "made"], default="own")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run(args, f"{folder}/train.beton")
