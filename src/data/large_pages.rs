@@ -1,7 +1,7 @@
 //! Memory in large pages, where the system has them. FFI: its advice on memory.
 //!
-//! Batches are written once, past the cache, and read once: in pages of 4 KiB a processor spends as
-//! long on finding those of a batch as on writing it. What the memory holds is not known here.
+//! Batches are written once, past the cache, and read once: each small page of a batch is looked up
+//! for a few kilobytes. What the memory holds is not known here.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;

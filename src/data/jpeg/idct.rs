@@ -52,20 +52,23 @@ fn transform(x: &[Row; SIDE], bits: u32) -> [Row; SIDE] {
 }
 
 /// Coefficients and their divisors, by (vertical, horizontal) frequency, to samples by (column, row).
+/// Only the first `FILLED` frequencies each way are looked at.
 #[inline(always)]
-pub(super) fn inverse(
+pub(super) fn inverse<const FILLED: usize>(
     block: &Block,
     divisors: &[u16; 64],
     shuffle: impl Shuffle,
 ) -> [[u8; SIDE]; SIDE] {
     let mut coefficients = [[0; SIDE]; SIDE];
     for ((to, &from), &divisor) in
-        coefficients.as_flattened_mut().iter_mut().zip(block).zip(divisors)
+        coefficients[..FILLED].as_flattened_mut().iter_mut().zip(block).zip(divisors)
     {
         *to = i32::from(from).wrapping_mul(i32::from(divisor));
     }
     let rows = transform(&coefficients, CONST_BITS - PASS_BITS);
-    let columns = transform(&shuffle.transpose(&rows), CONST_BITS + PASS_BITS + 3);
+    let mut columns = shuffle.transpose(&rows);
+    columns[FILLED..].fill([0; SIDE]);
+    let columns = transform(&columns, CONST_BITS + PASS_BITS + 3);
     let mut samples = [[0; SIDE]; SIDE];
     for (to, &level) in samples.as_flattened_mut().iter_mut().zip(columns.as_flattened()) {
         *to = sample(level);

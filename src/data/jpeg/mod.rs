@@ -27,6 +27,9 @@ use crate::kernels::simd;
 /// Blocks in a unit: four of brightness and one of each colour difference at most.
 const MAX_BLOCKS: usize = 6;
 
+/// Coefficients before this one, in zigzag order, are among the first four each way.
+const QUARTER_END: usize = 10;
+
 /// Keeps tables and memory from one image to the next.
 #[derive(Debug, Default)]
 pub(crate) struct RegionDecoder {
@@ -220,7 +223,8 @@ impl<'a> Scan<'a> {
         for ((part, block), end) in each(parts).zip(&*self.blocks).zip(ends) {
             let samples = match end {
                 1 => [[idct::flat(block[0], part.divisors[0]); SIDE]; SIDE],
-                _ => idct::inverse(block, part.divisors, shuffle),
+                ..=QUARTER_END => idct::inverse::<4>(block, part.divisors, shuffle),
+                _ => idct::inverse::<SIDE>(block, part.divisors, shuffle),
             };
             let at = (column * part.step.0 + part.at.0, row * part.step.1 + part.at.1);
             self.planes[part.component].put(at, &samples, shuffle);
