@@ -147,9 +147,8 @@ fn element_bytes(output: Output) -> usize {
 /// Images of `num_bytes` that one thread copies in a second, between memory too large for caches.
 fn images_copied(num_bytes: usize, time: Duration) -> f64 {
     let num_images = (COPIED_BYTES / 2 / num_bytes).max(1);
-    // In pages like a batch's, and not of zeros that nothing was ever written over.
-    let mut from = data::zeros(num_images * num_bytes);
-    from.fill(1u8);
+    // In pages like a batch's.
+    let from = data::zeros::<u8>(num_images * num_bytes);
     images_written(num_bytes, time, |image, to| {
         to.copy_from_slice(black_box(&from[image * num_bytes..][..num_bytes]));
     })
@@ -163,8 +162,7 @@ fn images_filled(num_bytes: usize, time: Duration) -> f64 {
 /// How often a second `write` writes an image, given its index.
 fn images_written(num_bytes: usize, time: Duration, write: impl Fn(usize, &mut [u8])) -> f64 {
     let num_images = (COPIED_BYTES / 2 / num_bytes).max(1);
-    let mut to = data::zeros(num_images * num_bytes);
-    to.fill(2u8);
+    let mut to = data::zeros::<u8>(num_images * num_bytes);
     let begun = Instant::now();
     let mut written = 0;
     while begun.elapsed() < time {

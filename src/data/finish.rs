@@ -2,7 +2,7 @@
 //!
 //! One read of the bytes and one write of the output. Per-channel factors are laid out as long as
 //! a row, so the inner loop is one multiply-add per value without a branch; a mean image adds one
-//! subtraction. Large images of `f32`, and of `u8` unless mirrored, are streamed past the cache.
+//! subtraction. Large images of `f32` and `u8` are streamed past the cache.
 //! It does not know where windows or shifts come from.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::geometry::Geometry;
 use super::mean_image::MeanImage;
 use super::normalisation::Normalisation;
 use crate::kernels::real::Real;
-use crate::kernels::shuffle::{REVERSED, Shuffle, Shuffled, Shuffling};
+use crate::kernels::shuffle::{Shuffle, Shuffled, Shuffling};
 use crate::kernels::simd;
 use crate::kernels::stream::{self, LINE, Line, Stream};
 
@@ -35,14 +35,16 @@ pub(super) struct Finisher {
     scale: Vec<f32>,
     offset: Vec<f32>,
     mean_image: Option<Arc<MeanImage>>,
+    /// Room for a row within a page.
     mirrored: Vec<u8>,
     padding: [u8; 3],
 }
 
-/// Factors of one row, all slices as long as it: `out = pixel * scale + offset`, or with a mean image
+/// Values of one row, all slices as long: `out = pixel * scale + offset`, or with a mean image
 /// `out = (pixel - mean) * scale + offset`.
 #[derive(Clone, Copy)]
-pub(super) struct Factors<'a> {
+pub(super) struct Row<'a> {
+    pixels: &'a [u8],
     scale: &'a [f32],
     offset: &'a [f32],
     mean: Option<&'a [f32]>,
@@ -53,20 +55,7 @@ pub(super) trait Pixel: Copy + Default + Send + Sync {
     /// Whether rows make use of a stream.
     const IS_STREAMED: bool;
     /// Writes a row of pixels.
-    fn row(pixels: &[u8], factors: Factors<'_>, out: &mut [Self], stream: Option<&Stream>);
-    /// Writes a row of pixels in reverse order.
-    #[inline(always)]
-    fn mirrored_row(
-        pixels: &[u8],
-        factors: Factors<'_>,
-        scratch: &mut [u8],
-        out: &mut [Self],
-        stream: Option<&Stream>,
-        shuffle: impl Shuffle,
-    ) {
-        mirror(pixels, scratch, shuffle);
-        Self::row(scratch, factors, out, stream);
-    }
+    fn row(row: Row<'_>, out: &mut [Self], stream: Option<&Stream>);
     /// What a padding pixel of colour `mean` becomes.
     fn padding(mean: [u8; 3]) -> [Self; 3];
 }
@@ -103,6 +92,10 @@ impl<P: Pixel> Canvas for &mut [P] {
 /// From this size on an image is streamed: a batch of such will have left the cache when it is read.
 const STREAMED_BYTES: usize = 1 << 16;
 
+/// The small page, in bytes. A load across two pages of what was stored just now waits for every
+/// store before it, and those of a stream take as long as memory does.
+const PAGE: usize = 4096;
+
 /// How many rows ahead of their turn lines are asked for: a microsecond or two of work.
 pub(super) const ROWS_AHEAD: usize = 8;
 
@@ -119,7 +112,7 @@ impl Finisher {
         };
         self.mean_image.clone_from(mean_image);
         self.padding = mean.map(|mean| (mean + 0.5) as u8);
-        self.mirrored.resize(len, 0);
+        self.mirrored.resize(len + PAGE, 0);
         let rows = [(&mut self.scale, scale), (&mut self.offset, offset)];
         for (row, factors) in rows {
             if row.len() != len || row[..3] != factors {
@@ -164,7 +157,9 @@ impl<P: Pixel> Shuffling for Cut<'_, P> {
     fn run(self, shuffle: impl Shuffle) {
         let Self { finisher, frame, window, .. } = self;
         let Finisher { scale, offset, mean_image, mirrored, padding } = finisher;
-        let row_len = mirrored.len();
+        let page = mirrored.as_ptr().align_offset(PAGE);
+        let mirrored = &mut mirrored[page..];
+        let row_len = scale.len();
         let crop = row_len / 3;
         let (width, height) = (frame.width as usize, frame.height as usize);
         let (pad, left, top) = (self.pad as usize, window.left as usize, window.top as usize);
@@ -186,7 +181,12 @@ impl<P: Pixel> Shuffling for Cut<'_, P> {
                 continue;
             }
             let (x, num) = (left + start - pad, end - start);
-            let row = |y: usize| &frame.pixels[((y - pad) * width + x) * 3..][..num * 3];
+            let mut pixels = &frame.pixels[((y - pad) * width + x) * 3..][..num * 3];
+            if window.mirrored {
+                let row = &mut mirrored[..num * 3];
+                mirror(pixels, row, shuffle);
+                pixels = row;
+            }
             let place = match window.mirrored {
                 false => start * 3..end * 3,
                 true => (crop - end) * 3..(crop - start) * 3,
@@ -195,18 +195,8 @@ impl<P: Pixel> Shuffling for Cut<'_, P> {
             fill(&mut out_row[place.end..], padding);
             let (scale, offset) = (&scale[place.clone()], &offset[place.clone()]);
             let mean = mean_image.as_ref().map(|mean| mean.row(y - pad, x, num, window.mirrored));
-            let factors = Factors { scale, offset, mean };
-            let out_row = &mut out_row[place];
-            if !window.mirrored {
-                P::row(row(y), factors, out_row, self.stream);
-                continue;
-            }
-            // Processors load ahead for reads in rising order only.
-            if (pad..pad + height).contains(&(y + ROWS_AHEAD)) {
-                stream::prefetch(row(y + ROWS_AHEAD));
-            }
-            let scratch = &mut mirrored[..num * 3];
-            P::mirrored_row(row(y), factors, scratch, out_row, self.stream, shuffle);
+            let row = Row { pixels, scale, offset, mean };
+            P::row(row, &mut out_row[place], self.stream);
         }
     }
 }
@@ -216,47 +206,29 @@ fn fill<P: Copy>(out: &mut [P], pixel: [P; 3]) {
     out.chunks_exact_mut(3).for_each(|to| to.copy_from_slice(&pixel));
 }
 
-/// Writes `pixels` to `out` in reverse order.
+/// Writes `pixels` to `out` in reverse order. Processors load ahead for reads in rising order only.
 #[inline(always)]
 fn mirror(pixels: &[u8], out: &mut [u8], shuffle: impl Shuffle) {
-    let Some(last) = pixels.len().checked_sub(REVERSED).map(|slack| slack + REVERSED - LINE) else {
+    let (Some(last), Some(first)) = (pixels.last_chunk(), out.first_chunk_mut()) else {
         let pixels = pixels.as_chunks::<3>().0.iter().rev();
         return out.as_chunks_mut().0.iter_mut().zip(pixels).for_each(|(to, from)| *to = *from);
     };
-    for at in (0..pixels.len()).step_by(LINE).map(|at| at.min(last)) {
-        out[at..at + LINE].copy_from_slice(&reversed(pixels, at, shuffle));
+    *first = shuffle.reverse_pixels(last);
+    let blocks = out.as_rchunks_mut().1.iter_mut().rev();
+    for (from, to) in pixels.as_chunks().0.iter().zip(blocks) {
+        *to = shuffle.reverse_pixels(from);
     }
-}
-
-/// The bytes from `at` on of as many pixels in reverse order.
-#[inline(always)]
-fn reversed(pixels: &[u8], at: usize, shuffle: impl Shuffle) -> [u8; LINE] {
-    let end = pixels.len() - at / 3 * 3;
-    let pixels = pixels[..end].last_chunk::<REVERSED>().expect("sixteen bytes lie in six pixels");
-    shuffle.reverse_pixels(pixels, at % 3)
 }
 
 impl Pixel for u8 {
     const IS_STREAMED: bool = true;
 
     #[inline(always)]
-    fn row(pixels: &[u8], _: Factors<'_>, out: &mut [u8], stream: Option<&Stream>) {
+    fn row(row: Row<'_>, out: &mut [u8], stream: Option<&Stream>) {
         match stream {
-            None => out.copy_from_slice(pixels),
-            Some(stream) => stream.copy(pixels, out),
+            None => out.copy_from_slice(row.pixels),
+            Some(stream) => stream.copy(row.pixels, out),
         }
-    }
-
-    #[inline(always)]
-    fn mirrored_row(
-        pixels: &[u8],
-        _: Factors<'_>,
-        _: &mut [u8],
-        out: &mut [u8],
-        _: Option<&Stream>,
-        shuffle: impl Shuffle,
-    ) {
-        mirror(pixels, out, shuffle);
     }
 
     #[inline(always)]
@@ -269,8 +241,8 @@ impl Pixel for bf16 {
     const IS_STREAMED: bool = false;
 
     #[inline(always)]
-    fn row(pixels: &[u8], factors: Factors<'_>, out: &mut [bf16], _: Option<&Stream>) {
-        factors.apply(pixels, out, bf16::narrow);
+    fn row(row: Row<'_>, out: &mut [bf16], _: Option<&Stream>) {
+        row.apply(out, bf16::narrow);
     }
 
     #[inline(always)]
@@ -283,37 +255,16 @@ impl Pixel for f32 {
     const IS_STREAMED: bool = true;
 
     #[inline(always)]
-    fn row(pixels: &[u8], factors: Factors<'_>, out: &mut [f32], stream: Option<&Stream>) {
+    fn row(row: Row<'_>, out: &mut [f32], stream: Option<&Stream>) {
         let Some(stream) = stream else {
-            return factors.apply(pixels, out, |x| x);
+            return row.apply(out, |x| x);
         };
         let (head, body, tail) = stream::lines(out);
-        let (before, pixels) = pixels.split_at(head.len());
-        let (pixels, after) = pixels.as_chunks();
-        factors.stream([before, after], |i| pixels[i], head, body, tail, stream);
-    }
-
-    #[inline(always)]
-    fn mirrored_row(
-        pixels: &[u8],
-        factors: Factors<'_>,
-        scratch: &mut [u8],
-        out: &mut [f32],
-        stream: Option<&Stream>,
-        shuffle: impl Shuffle,
-    ) {
-        let (Some(stream), REVERSED..) = (stream, pixels.len()) else {
-            mirror(pixels, scratch, shuffle);
-            return factors.apply(scratch, out, |x| x);
-        };
-        let (head, body, tail) = stream::lines(out);
-        // Reversed on the way: bytes stored just now would be waited for.
-        let before = reversed(pixels, 0, shuffle);
-        let after = reversed(pixels, pixels.len() - LINE, shuffle);
-        let ends = [&before[..head.len()], &after[LINE - tail.len()..]];
-        let skip = head.len();
-        let line = |i| reversed(pixels, skip + i * LINE, shuffle);
-        factors.stream(ends, line, head, body, tail, stream);
+        let (before, row) = row.split_at(head.len());
+        let (lines, after) = row.split_at(body.len() * LINE);
+        before.apply(head, |x| x);
+        lines.stream(body, stream);
+        after.apply(tail, |x| x);
     }
 
     #[inline(always)]
@@ -322,20 +273,23 @@ impl Pixel for f32 {
     }
 }
 
-impl Factors<'_> {
+impl<'a> Row<'a> {
     #[inline(always)]
     fn split_at(self, at: usize) -> (Self, Self) {
+        let (pixels, pixels_after) = self.pixels.split_at(at);
         let (scale, scale_after) = self.scale.split_at(at);
         let (offset, offset_after) = self.offset.split_at(at);
         let (mean, mean_after) = self.mean.map(|mean| mean.split_at(at)).unzip();
-        let before = Self { scale, offset, mean };
-        (before, Self { scale: scale_after, offset: offset_after, mean: mean_after })
+        let before = Row { pixels, scale, offset, mean };
+        let pixels = pixels_after;
+        let after = Row { pixels, scale: scale_after, offset: offset_after, mean: mean_after };
+        (before, after)
     }
 
     /// Writes `cast` of every value.
     #[inline(always)]
-    fn apply<P>(self, pixels: &[u8], out: &mut [P], cast: impl Fn(f32) -> P) {
-        let values = out.iter_mut().zip(pixels).zip(self.scale).zip(self.offset);
+    fn apply<P>(self, out: &mut [P], cast: impl Fn(f32) -> P) {
+        let values = out.iter_mut().zip(self.pixels).zip(self.scale).zip(self.offset);
         match self.mean {
             None => {
                 for (((out, &pixel), scale), offset) in values {
@@ -350,39 +304,26 @@ impl Factors<'_> {
         }
     }
 
-    /// Writes whole lines past the cache, given the pixels of each, and what lies before and after
-    /// them as usual.
+    /// Writes whole lines past the cache.
     #[inline(always)]
-    fn stream(
-        self,
-        [before, after]: [&[u8]; 2],
-        line: impl Fn(usize) -> [u8; LINE],
-        head: &mut [f32],
-        body: &mut [Line],
-        tail: &mut [f32],
-        stream: &Stream,
-    ) {
-        let (factors, rest) = self.split_at(head.len());
-        factors.apply(before, head, |x| x);
-        let (factors, rest) = rest.split_at(body.len() * LINE);
-        rest.apply(after, tail, |x| x);
-        let (scale, offset) = (factors.scale.as_chunks().0, factors.offset.as_chunks().0);
-        let lines = body.iter_mut().zip(scale).zip(offset).enumerate();
-        match factors.mean {
+    fn stream(self, out: &mut [Line], stream: &Stream) {
+        let pixels = self.pixels.as_chunks::<LINE>().0;
+        let (scales, offsets) =
+            (self.scale.as_chunks::<LINE>().0, self.offset.as_chunks::<LINE>().0);
+        let lines = out.iter_mut().zip(pixels).zip(scales).zip(offsets);
+        match self.mean {
             None => {
-                for (i, ((to, scale), offset)) in lines {
-                    let (pixels, scale, offset): (_, &[f32; LINE], &[f32; LINE]) =
-                        (line(i), scale, offset);
+                for (((line, pixels), scale), offset) in lines {
                     let value = |i: usize| f32::from(pixels[i]) * scale[i] + offset[i];
-                    stream.store(to, std::array::from_fn(value));
+                    stream.store(line, std::array::from_fn(value));
                 }
             }
             Some(mean) => {
-                for ((i, ((to, scale), offset)), mean) in lines.zip(mean.as_chunks::<LINE>().0) {
-                    let (pixels, scale, offset): (_, &[f32; LINE], &[f32; LINE]) =
-                        (line(i), scale, offset);
+                for ((((line, pixels), scale), offset), mean) in
+                    lines.zip(mean.as_chunks::<LINE>().0)
+                {
                     let value = |i: usize| (f32::from(pixels[i]) - mean[i]) * scale[i] + offset[i];
-                    stream.store(to, std::array::from_fn(value));
+                    stream.store(line, std::array::from_fn(value));
                 }
             }
         }

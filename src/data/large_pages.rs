@@ -1,7 +1,7 @@
 //! Memory in large pages, where the system has them. FFI: its advice on memory.
 //!
-//! Batches are written once, past the cache, and read once: each small page of a batch is looked up
-//! for a few kilobytes. What the memory holds is not known here.
+//! Batches are written once, past the cache, and read once, so that looking up a small page is paid for
+//! by a few kilobytes only. What the memory holds is not known here.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 /// The large page of x86-64 and of most other processors, and a multiple of every small one, in bytes.
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Asks for large pages under all of `memory` that fills such. To be asked before it is first written;
-/// whether the system obliges, only the time shows.
+/// Asks for large pages under all of `memory` that fills such, before it is first written. The system
+/// may decline, and does not say so.
 pub(super) fn prefer<T>(memory: &mut [MaybeUninit<T>]) {
     let start = memory.as_ptr().addr();
     let inside = start.next_multiple_of(LARGE_PAGE)..start + size_of_val(memory);

@@ -11,11 +11,11 @@ pub(super) struct Shape {
     pub(super) num_values: usize,
 }
 
-/// Room behind each vector, so that no two of them share a page: the largest page, in bytes. A page is
-/// pinned once.
+/// Room behind each vector, so that no two of them share a page: the largest of small pages, in bytes. A
+/// page is pinned once, and large ones lie inside a vector.
 const GAP: usize = 1 << 16;
 
-/// `len` zeros of a vector that shares no page with the next, in large pages if it fills such.
+/// `len` zeros, all written, of a vector that shares no page with the next, in large pages if it fills such.
 pub(crate) fn zeros<T: Clone + Default>(len: usize) -> Vec<T> {
     let mut vector = Vec::with_capacity(len + GAP.div_ceil(size_of::<T>()));
     large_pages::prefer(vector.spare_capacity_mut());

@@ -97,8 +97,8 @@ pub(super) struct Scratch {
     colours: [Vec<Wide>; 2],
 }
 
-/// Rows of colours that are held: those that one output row is mixed from, and one between.
-const HELD_ROWS: usize = 3;
+/// Rows of colours that are held: those that an output row is mixed from.
+const HELD_ROWS: usize = 2;
 
 /// Samples of a strip.
 type Bytes = [u8; LANES];

@@ -11,9 +11,6 @@ use super::simd::Kernel;
 /// The side of the squares that are transposed.
 pub(crate) const SIDE: usize = 8;
 
-/// The bytes of the pixels that are reversed together.
-pub(crate) const REVERSED: usize = 18;
-
 /// An element of four bytes.
 ///
 /// # Safety
@@ -36,8 +33,8 @@ pub(crate) trait Shuffle: Copy {
     /// One element of each array in turn.
     fn interleave(self, arrays: &[[u8; 16]; 3]) -> [u8; 48];
 
-    /// Six pixels (three bytes each) in reverse order, from byte `skip`, 0 to 2, on.
-    fn reverse_pixels(self, pixels: &[u8; REVERSED], skip: usize) -> [u8; 16];
+    /// Sixteen pixels (three bytes each) in reverse order.
+    fn reverse_pixels(self, pixels: &[u8; 48]) -> [u8; 48];
 }
 
 /// A kernel that shuffles. What holds for [`Kernel`] holds for it.
@@ -81,8 +78,8 @@ impl Shuffle for Portable {
     }
 
     #[inline(always)]
-    fn reverse_pixels(self, pixels: &[u8; REVERSED], skip: usize) -> [u8; 16] {
-        std::array::from_fn(|i| pixels[REVERSED - 3 - (skip + i) / 3 * 3 + (skip + i) % 3])
+    fn reverse_pixels(self, pixels: &[u8; 48]) -> [u8; 48] {
+        std::array::from_fn(|i| pixels[45 - i / 3 * 3 + i % 3])
     }
 }
 
@@ -105,7 +102,7 @@ mod x86 {
     };
     use std::mem::{transmute, transmute_copy};
 
-    use super::{REVERSED, SIDE, Shuffle, Word};
+    use super::{SIDE, Shuffle, Word};
 
     /// The knowledge that the processor has AVX.
     #[derive(Clone, Copy, Debug)]
@@ -138,9 +135,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn reverse_pixels(self, pixels: &[u8; REVERSED], skip: usize) -> [u8; 16] {
+        fn reverse_pixels(self, pixels: &[u8; 48]) -> [u8; 48] {
             // SAFETY: as above.
-            unsafe { reverse_pixels(pixels, skip) }
+            unsafe { reverse_pixels(pixels) }
         }
     }
 
@@ -196,8 +193,11 @@ mod x86 {
         unsafe { transmute(bytes) }
     }
 
-    /// For each of three blocks of the output and each array: which element goes where.
-    const PLACES: [[[u8; 16]; 3]; 3] = {
+    /// For each sixteen bytes of the output and of the input: which byte goes where.
+    type Places = [[[u8; 16]; 3]; 3];
+
+    /// Of three arrays, one element each in turn.
+    const INTERLEAVED: Places = {
         let mut places = [[[0x80; 16]; 3]; 3];
         let mut i = 0;
         while i < 48 {
@@ -207,34 +207,13 @@ mod x86 {
         places
     };
 
-    #[inline]
-    #[target_feature(enable = "avx")]
-    fn interleave(arrays: &[[u8; 16]; 3]) -> [u8; 48] {
-        // SAFETY: both are arrays of bytes of the same size.
-        let [a, b, c]: [__m128i; 3] = unsafe { transmute(*arrays) };
-        // SAFETY: as above.
-        let places: [[__m128i; 3]; 3] = unsafe { transmute(PLACES) };
-        let mut blocks = [a; 3];
-        for (block, [from_a, from_b, from_c]) in blocks.iter_mut().zip(places) {
-            let ab = _mm_or_si128(_mm_shuffle_epi8(a, from_a), _mm_shuffle_epi8(b, from_b));
-            *block = _mm_or_si128(ab, _mm_shuffle_epi8(c, from_c));
-        }
-        // SAFETY: both are arrays of bytes of the same size.
-        unsafe { transmute(blocks) }
-    }
-
-    /// For each number of skipped bytes: where bytes come from in the first sixteen of the pixels,
-    /// and in the last sixteen.
-    const REVERSAL: [[[u8; 16]; 2]; 3] = {
-        let mut places = [[[0x80; 16]; 2]; 3];
+    /// Of sixteen pixels, the last first.
+    const REVERSED: Places = {
+        let mut places = [[[0x80; 16]; 3]; 3];
         let mut i = 0;
-        while i < 3 * 16 {
-            let (skip, to) = (i / 16, i % 16);
-            let from = REVERSED - 3 - (skip + to) / 3 * 3 + (skip + to) % 3;
-            match from {
-                ..16 => places[skip][0][to] = from as u8,
-                _ => places[skip][1][to] = (from - 2) as u8,
-            }
+        while i < 48 {
+            let from = 45 - i / 3 * 3 + i % 3;
+            places[i / 16][from / 16][i % 16] = (from % 16) as u8;
             i += 1;
         }
         places
@@ -242,16 +221,31 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx")]
-    fn reverse_pixels(pixels: &[u8; REVERSED], skip: usize) -> [u8; 16] {
-        let (first, last): (&[u8; 16], &[u8; 16]) =
-            (pixels.first_chunk().expect("18 bytes"), pixels.last_chunk().expect("18 bytes"));
-        // SAFETY: all are arrays of bytes of the same size.
-        let [first, last]: [__m128i; 2] = unsafe { transmute([*first, *last]) };
+    fn interleave(arrays: &[[u8; 16]; 3]) -> [u8; 48] {
+        place(arrays, &INTERLEAVED)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx")]
+    fn reverse_pixels(pixels: &[u8; 48]) -> [u8; 48] {
+        // SAFETY: both are arrays of bytes of the same size.
+        place(&unsafe { transmute::<[u8; 48], [[u8; 16]; 3]>(*pixels) }, &REVERSED)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx")]
+    fn place(input: &[[u8; 16]; 3], places: &Places) -> [u8; 48] {
         // SAFETY: as above.
-        let [from_first, from_last]: [__m128i; 2] = unsafe { transmute(REVERSAL[skip]) };
-        let parts = [_mm_shuffle_epi8(first, from_first), _mm_shuffle_epi8(last, from_last)];
+        let [a, b, c]: [__m128i; 3] = unsafe { transmute(*input) };
         // SAFETY: as above.
-        unsafe { transmute(_mm_or_si128(parts[0], parts[1])) }
+        let places: [[__m128i; 3]; 3] = unsafe { transmute(*places) };
+        let mut output = [a; 3];
+        for (output, [from_a, from_b, from_c]) in output.iter_mut().zip(places) {
+            let ab = _mm_or_si128(_mm_shuffle_epi8(a, from_a), _mm_shuffle_epi8(b, from_b));
+            *output = _mm_or_si128(ab, _mm_shuffle_epi8(c, from_c));
+        }
+        // SAFETY: as above.
+        unsafe { transmute(output) }
     }
 }
 
@@ -272,12 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn six_pixels_are_reversed() {
-        let pixels = std::array::from_fn(|i| i as u8);
-        let reversed = [15, 16, 17, 12, 13, 14, 9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2];
-        for skip in 0..3 {
-            assert_eq!(Portable.reverse_pixels(&pixels, skip), reversed[skip..][..16]);
-        }
+    fn sixteen_pixels_are_reversed() {
+        let reversed = Portable.reverse_pixels(&std::array::from_fn(|i| i as u8));
+        assert_eq!(reversed[..6], [45, 46, 47, 42, 43, 44]);
+        assert_eq!(reversed[42..], [3, 4, 5, 0, 1, 2]);
     }
 
     #[test]
@@ -311,10 +303,7 @@ mod tests {
                 });
                 assert_eq!(shuffle.interleave(&arrays), Portable.interleave(&arrays));
                 let pixels = arrays.as_flattened().first_chunk().expect("48 bytes");
-                for skip in 0..3 {
-                    let fast = shuffle.reverse_pixels(pixels, skip);
-                    assert_eq!(fast, Portable.reverse_pixels(pixels, skip));
-                }
+                assert_eq!(shuffle.reverse_pixels(pixels), Portable.reverse_pixels(pixels));
             }
         }
     }

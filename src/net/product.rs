@@ -1,10 +1,9 @@
 //! What matrix products and convolutions are computed in.
 //!
-//! Without instructions for bf16, a CPU multiplies such numbers in libtorch one by one, many times slower
-//! than floats. There operands are widened to fp32 and results are rounded once, which is also what those
-//! instructions do; sums, in another order, may differ in their last bits. Layers are not known here.
-
-use std::sync::OnceLock;
+//! Without instructions for bf16, libtorch has to imitate them on a CPU, and on those without AVX-512 it
+//! multiplies number by number, many times slower than floats. There operands are widened to fp32 and
+//! results are rounded once, which is what the instructions do; sums, in another order, may differ in
+//! their last bits. Layers are not known here.
 
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
@@ -15,12 +14,13 @@ pub(super) fn operand(x: &Tensor) -> Result<Tensor> {
     Ok(if is_slow { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() })
 }
 
+#[cfg(target_arch = "x86_64")]
 fn multiplies_bf16() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        return is_x86_feature_detected!("avx512bf16");
-        #[cfg(not(target_arch = "x86_64"))]
-        true
-    })
+    is_x86_feature_detected!("avx512bf16")
+}
+
+/// Not known of other processors: the choice is left to libtorch.
+#[cfg(not(target_arch = "x86_64"))]
+fn multiplies_bf16() -> bool {
+    true
 }

@@ -4,8 +4,8 @@ use super::header::ZIGZAG;
 use super::huffman::{END, Table, ZERO_RUN, extend};
 use super::unsupported::Unsupported;
 
-/// What data without stuffing is followed by, so that bits can be read eight bytes at a time: zeros that
-/// are not used up before reading has left the data by more than what is buffered.
+/// What data without stuffing is followed by: more zeros than the seven bytes that may be buffered and
+/// the eight that are loaded at a time, so that whole data never meets the end of the slice.
 pub(super) const TAIL_BYTES: usize = 16;
 
 /// Reads bits from data without stuffing, followed by [`TAIL_BYTES`] zeros.
@@ -39,7 +39,7 @@ impl<'a> Bits<'a> {
         self.count -= num;
     }
 
-    /// Takes `size` bits as a signed number; none are zero.
+    /// Takes `size` bits as a signed number; no bits stand for zero.
     #[inline(always)]
     fn value(&mut self, size: u32) -> i32 {
         let bits = (self.bits >> 1 >> (63 - size)) as u32;
@@ -62,8 +62,8 @@ impl<'a> Bits<'a> {
         Ok(self.value(u32::from(size)))
     }
 
-    /// The coefficients after the first, each given to `store` as (index in zigzag order, value); indices
-    /// may lie beyond the block, below 2 * [`END`]. Returns the index after the last one.
+    /// The coefficients after the first, each given to `store` as (index in zigzag order, value); of
+    /// damaged data, indices may lie beyond the block, below 256. Returns the index after the last one.
     #[inline(always)]
     pub(super) fn ac(
         &mut self,
@@ -129,7 +129,8 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// Coefficients by (vertical, horizontal) frequency, and behind them what lies beyond the block.
+/// Coefficients by (vertical, horizontal) frequency, and behind them what lies beyond the block: all
+/// that a place, in eight bits, can be.
 pub(super) type Block = [i16; 256];
 
 /// Where a coefficient at zigzag index `k` belongs in a [`Block`].
@@ -154,34 +155,52 @@ mod tests {
     use super::*;
     use crate::random::{Key, Purpose};
 
-    /// How many codes there are of each length in the example of T.81, table K.5.
-    const COUNTS: [u8; 16] = [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125];
+    /// How many codes there are of each length, and their symbols.
+    struct Code {
+        counts: [u8; 16],
+        symbols: Vec<u8>,
+    }
 
-    /// All symbols of coefficients, small ones first.
-    fn symbols() -> Vec<u8> {
-        let mut symbols: Vec<u8> =
-            (0..16).flat_map(|run| (1..=10).map(move |size| run << 4 | size)).collect();
-        symbols.extend([0, ZERO_RUN]);
-        symbols.sort_by_key(|symbol| (symbol >> 4) + 2 * (symbol & 15));
-        symbols
+    impl Code {
+        /// As in the example of T.81, table K.5: small symbols have short codes.
+        fn usual() -> Self {
+            let counts = [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125];
+            let mut symbols: Vec<u8> =
+                (0..16).flat_map(|run| (1..=10).map(move |size| run << 4 | size)).collect();
+            symbols.extend([0, ZERO_RUN]);
+            symbols.sort_by_key(|symbol| (symbol >> 4) + 2 * (symbol & 15));
+            Self { counts, symbols }
+        }
+
+        /// The shortest codes there can be for these symbols, nine bits and more for all others.
+        fn short(first: &[u8]) -> Self {
+            let mut symbols = Self::usual().symbols;
+            symbols.sort_by_key(|symbol| !first.contains(symbol));
+            symbols[..first.len()].copy_from_slice(first);
+            let mut counts = [0; 16];
+            counts[..first.len()].fill(1);
+            counts[7 + first.len()] = (symbols.len() - first.len()) as u8;
+            Self { counts, symbols }
+        }
     }
 
     /// Writes bits, the first at the highest place.
-    #[derive(Default)]
-    struct Writer {
+    struct Writer<'a> {
+        code: &'a Code,
         bits: Vec<bool>,
     }
 
-    impl Writer {
+    impl Writer<'_> {
         fn put(&mut self, bits: u32, len: u32) {
             self.bits.extend((0..len).rev().map(|at| bits >> at & 1 == 1));
         }
 
         /// The code of a symbol: codes count up, and go on at twice their number in the next length.
         fn symbol(&mut self, symbol: u8) {
-            let wanted = symbols().iter().position(|&other| other == symbol).expect("a symbol");
+            let Code { counts, symbols } = self.code;
+            let wanted = symbols.iter().position(|&other| other == symbol).expect("a symbol");
             let (mut code, mut first) = (0, 0);
-            for (len, count) in (1..).zip(COUNTS.map(usize::from)) {
+            for (len, count) in (1..).zip(counts.map(usize::from)) {
                 if wanted < first + count {
                     return self.put(code + (wanted - first) as u32, len);
                 }
@@ -219,41 +238,51 @@ mod tests {
         }
     }
 
+    /// Twenty blocks: in round after round from nearly empty to without a zero, of small values to large.
+    fn blocks(round: u64) -> Vec<[i32; 64]> {
+        let key = Key::new(4, Purpose::Generate).with(round);
+        let (filled, large) = (round % 11, 1 + round % 10);
+        let value = |block: u64, k: u64| {
+            let [is_filled, value, sign] = [0, 1, 2].map(|i| key.bits(block << 8 | k << 2 | i));
+            let value =
+                if is_filled % 10 < filled { 1 + (value % (1 << large) - 1) as i32 } else { 0 };
+            if sign % 2 == 0 { value } else { -value }
+        };
+        let block =
+            |block| std::array::from_fn(|k| if k == 0 { 0 } else { value(block, k as u64) });
+        (0..20).map(block).collect()
+    }
+
     #[test]
     fn blocks_are_read_as_they_were_written() {
-        let mut table = Table::new(TableKind::Ac);
-        table.define(&COUNTS, &symbols()).expect("a complete table");
-        for round in 0..200 {
-            let key = Key::new(4, Purpose::Generate).with(round);
-            // From blocks that are nearly empty to blocks without a zero, of small values to large.
-            let (filled, large) = (round % 11, 1 + round % 10);
-            let value = |block: u64, k: u64| {
-                let [is_filled, value] = [0, 1].map(|i| key.bits(block << 8 | k << 1 | i));
-                match is_filled % 10 < filled {
-                    true => 1 + (value % (1 << large) - 1) as i32,
-                    false => 0,
+        // Short codes leave room for values that are larger than usual in a look-up.
+        for code in [Code::usual(), Code::short(&[0x09]), Code::short(&[0x01, 0x06])] {
+            let mut table = Table::new(TableKind::Ac);
+            table.define(&code.counts, &code.symbols).expect("a complete table");
+            for blocks in (0..200).map(blocks) {
+                let mut writer = Writer { code: &code, bits: Vec::new() };
+                blocks.iter().for_each(|block| writer.block(block));
+                let bytes = writer.bytes();
+                let mut bits = Bits::new(&bytes);
+                for block in &blocks {
+                    let mut read = [0; 256];
+                    let end = bits.ac(&table, |k, value| read[k] = value).expect("a whole block");
+                    assert_eq!(&read[..64], block);
+                    let last = block.iter().rposition(|&value| value != 0);
+                    assert_eq!(end, last.map_or(1, |k| k + 1));
                 }
-            };
-            let signed = |block: u64, k: u64| match key.bits(1 << 40 | block << 8 | k) % 2 {
-                0 => value(block, k),
-                _ => -value(block, k),
-            };
-            let blocks: Vec<[i32; 64]> = (0..20)
-                .map(|block| {
-                    std::array::from_fn(|k| if k == 0 { 0 } else { signed(block, k as u64) })
-                })
-                .collect();
-            let mut writer = Writer::default();
-            blocks.iter().for_each(|block| writer.block(block));
-            let bytes = writer.bytes();
-            let mut bits = Bits::new(&bytes);
-            for block in &blocks {
-                let mut read = [0; 2 * END];
-                let end = bits.ac(&table, |k, value| read[k] = value).expect("a whole block");
-                assert_eq!(&read[..64], block);
-                assert_eq!(end, block.iter().rposition(|&value| value != 0).map_or(1, |k| k + 1));
+                assert!(!bits.is_past_end());
             }
-            assert!(!bits.is_past_end());
         }
+    }
+
+    #[test]
+    fn a_definition_that_was_refused_is_not_taken_for_the_next() {
+        let mut table = Table::new(TableKind::Ac);
+        let mut too_many = [0; 16];
+        too_many[0] = 3;
+        table.define(&too_many, &[1, 2, 3]).expect_err("two codes have one bit");
+        table.define(&[0; 16], &[]).expect("no codes");
+        assert!(table.symbol(0).is_err());
     }
 }

@@ -21,8 +21,8 @@ pub(super) enum TableKind {
 /// A Huffman table, ready to decode with.
 ///
 /// An entry of `fast` packs, from the lowest bit: the bits to consume (8), the run of zeros (8) and
-/// the value (16, signed), where code and value fit [`FAST_BITS`]; an entry with bit 15 set
-/// packs the bits of the code and the symbol in place of the value; nothing but bit 15 means a
+/// the value (16, signed), where code and value of a coefficient fit [`FAST_BITS`]; an entry with bit
+/// 15 set packs the bits of the code and the symbol in place of the value; nothing but bit 15 means a
 /// longer code.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -65,7 +65,8 @@ impl Table {
         if *counts == self.counts && *values == self.values[..self.num_values] {
             return Ok(());
         }
-        self.num_values = 0; // unusable until it is complete
+        // No definition is this one's until it is complete.
+        (self.counts, self.num_values) = ([u8::MAX; 16], 0);
         let size = |symbol: u8| match self.kind {
             TableKind::Dc => symbol,
             TableKind::Ac => symbol & 15,
@@ -107,8 +108,8 @@ impl Table {
         let size = u32::from(symbol & 15);
         for tail in 0..1u32 << free {
             let pattern = (code << free | tail) as usize;
-            let is_coefficient = self.kind == TableKind::Ac && (1..=free).contains(&size);
-            self.fast[pattern] = if is_coefficient {
+            let fits = (1..=free.min(Pair::FIRST_BITS)).contains(&size);
+            self.fast[pattern] = if self.kind == TableKind::Ac && fits {
                 let value = extend(tail >> (free - size), size) as u32;
                 value << 16 | u32::from(symbol >> 4) << 8 | (len + size)
             } else {
@@ -183,7 +184,7 @@ impl Pairs {
 /// Two symbols of coefficients that fit [`FAST_BITS`] together, or one that does alone.
 ///
 /// From the lowest bit: the bits to consume (6), the run before the first coefficient (4), how far both
-/// move (7), and the coefficients (9 and 6, signed). The second belongs before where they move; of one
+/// move (7), and the coefficients (9 and 6, with a sign). The second belongs before where they move; of one
 /// symbol, that is the first. The end of a block moves by [`END`] more than what is before it. No bits:
 /// not even one symbol fits.
 #[derive(Clone, Copy, Debug)]
@@ -195,12 +196,17 @@ pub(super) const END: usize = 64;
 impl Pair {
     const NONE: Self = Self(0);
 
+    /// Bits of the first coefficient, without its sign.
+    const FIRST_BITS: u32 = 8;
+    /// Bits of the second.
+    const SECOND_BITS: u32 = 5;
+
     /// The pair of two entries of [`Table::fast`], the second of which was found with fewer bits than
     /// it may have.
     fn new(first: u32, second: u32) -> Self {
         let is_end = |entry: u32| entry & SYMBOL != 0 && entry != SYMBOL && entry >> 16 == 0;
         let (len, both) = (first & 0xff, (first & 0xff) + (second & 0xff));
-        let run = |entry: u32| entry >> 8 & 15;
+        let zeros = |entry: u32| entry >> 8 & 15;
         let value = |entry: u32| entry as i32 >> 16;
         let pack = |len: u32, run: u32, moves: usize, [v, w]: [i32; 2]| {
             Self(
@@ -213,15 +219,16 @@ impl Pair {
         if first & SYMBOL != 0 {
             return Self::NONE;
         }
-        let (place, next) = (run(first), run(first) as usize + 1);
+        let (run, next) = (zeros(first), zeros(first) as usize + 1);
         let one = [value(first); 2];
+        let fits = second & SYMBOL == 0 && value(second).unsigned_abs() < 1 << Self::SECOND_BITS;
         if both <= FAST_BITS && is_end(second) {
-            pack(both, place, next + END, one)
-        } else if both <= FAST_BITS && second & SYMBOL == 0 {
+            pack(both, run, next + END, one)
+        } else if both <= FAST_BITS && fits {
             let values = [value(first), value(second)];
-            pack(both, place, next + run(second) as usize + 1, values)
+            pack(both, run, next + zeros(second) as usize + 1, values)
         } else {
-            pack(len, place, next, one)
+            pack(len, run, next, one)
         }
     }
 

@@ -40,18 +40,7 @@ pub(crate) struct RegionDecoder {
     data: Vec<u8>,
     /// Where each restart interval begins in `data`.
     starts: Vec<usize>,
-    blocks: Blocks,
     planes: [Plane; 3],
-}
-
-/// The coefficients of a unit.
-#[derive(Debug)]
-struct Blocks([Block; MAX_BLOCKS]);
-
-impl Default for Blocks {
-    fn default() -> Self {
-        Self([[0; 256]; MAX_BLOCKS])
-    }
 }
 
 impl RegionDecoder {
@@ -94,7 +83,6 @@ impl RegionDecoder {
             header: &self.header,
             data: &self.data,
             starts: &self.starts,
-            blocks: &mut self.blocks.0,
             planes: &mut self.planes[..num],
             columns,
             rows,
@@ -137,7 +125,6 @@ struct Scan<'a> {
     header: &'a Header,
     data: &'a [u8],
     starts: &'a [usize],
-    blocks: &'a mut [Block; MAX_BLOCKS],
     planes: &'a mut [Plane],
     /// The units to keep.
     columns: Range<usize>,
@@ -162,6 +149,7 @@ impl<'a> Scan<'a> {
         let mut means = [0i16; 3];
         let mut unit = 0;
         let parts = self.parts();
+        let mut blocks = [[0; 256]; MAX_BLOCKS];
         for row in 0..self.rows.end {
             for column in 0..units_across {
                 if interval > 0 && unit > 0 && unit % interval == 0 {
@@ -173,7 +161,9 @@ impl<'a> Scan<'a> {
                 let kept = self.rows.contains(&row) && self.columns.contains(&column);
                 let at = kept.then(|| (column - self.columns.start, row - self.rows.start));
                 match at {
-                    Some(at) => self.unit(&mut bits, &mut means, &parts, at, shuffle)?,
+                    Some(at) => {
+                        self.unit(&mut bits, &mut means, &parts, &mut blocks, at, shuffle)?
+                    }
                     None => skip(&mut bits, &mut means, &parts)?,
                 }
             }
@@ -208,19 +198,20 @@ impl<'a> Scan<'a> {
         bits: &mut Bits<'_>,
         means: &mut [i16; 3],
         parts: &Parts<'_>,
+        blocks: &mut [Block; MAX_BLOCKS],
         (column, row): (usize, usize),
         shuffle: impl Shuffle,
     ) -> Result<(), Unsupported> {
         // All blocks are read before the first is transformed: a vector read right after the
         // single coefficients it holds were stored would wait for them.
         let mut ends = [0; MAX_BLOCKS];
-        for ((part, block), end) in each(parts).zip(&mut *self.blocks).zip(&mut ends) {
+        for ((part, block), end) in each(parts).zip(&mut *blocks).zip(&mut ends) {
             let mean = part.mean(bits, means)?;
             block[..64].fill(0);
             block[0] = mean;
             *end = bits.ac(part.ac, |k, value| block[place(k)] = value as i16)?;
         }
-        for ((part, block), end) in each(parts).zip(&*self.blocks).zip(ends) {
+        for ((part, block), end) in each(parts).zip(&*blocks).zip(ends) {
             let samples = match end {
                 1 => [[idct::flat(block[0], part.divisors[0]); SIDE]; SIDE],
                 ..=QUARTER_END => idct::inverse::<4>(block, part.divisors, shuffle),

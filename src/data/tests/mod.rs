@@ -3,6 +3,7 @@
 mod augmenting;
 mod cifar_files;
 mod class_files;
+mod coding;
 mod decoding;
 mod folders;
 mod generating;

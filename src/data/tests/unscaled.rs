@@ -1,4 +1,4 @@
-//! Images that keep their size: drawn by transposing bytes, and by the resizer at scale one.
+//! Images that keep their size: drawn row by row, and by the resizer at scale one.
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
