@@ -6,8 +6,8 @@ instead of FFCV's own encoding of their pixels. Decoder, reflection and Normaliz
   --crop own   and so is the crop, of the centre; as all of FFCV's crops it resizes, to the size it has
   --crop made  a random crop made for it here, which resizes nothing and reflects in the same pass
 
-It does less work than ours: no colour noise, and its decoder takes the less exact transform. Batches
-are [N, 227, 227, 3].
+It does less work than ours: no colour noise, its decoder takes the less exact transform, and its own
+crop is not a random one. Batches are [N, 227, 227, 3].
 """
 
 import os
