@@ -167,21 +167,27 @@ impl<P: Pixel> Shuffling for Cut<'_, P> {
         // The columns of the output, before reflection, that lie inside the frame.
         let start = pad.saturating_sub(left).min(crop);
         let end = (pad + width).saturating_sub(left).clamp(start, crop);
+        let (x, num) = ((left + start).saturating_sub(pad), end - start);
+        let row_at = |y: usize| {
+            let y = y.checked_sub(pad).filter(|&y| y < height && num > 0)?;
+            Some(&frame.pixels[(y * width + x) * 3..][..num * 3])
+        };
         for row in 0..self.out.len() / row_len {
-            // Rows do not begin at lines: the line that two of them share is not streamed, and an
-            // ordinary store that waits for it would hold up all streamed ones behind it.
-            let ahead = self.stream.and_then(|_| self.out.get((row + ROWS_AHEAD) * row_len..));
-            if let Some(ahead) = ahead {
-                stream::prefetch(&ahead[..ahead.len().min(1)]);
+            if self.stream.is_some() {
+                let ahead = row + ROWS_AHEAD;
+                // Rows do not begin at lines: the line that two of them share is not streamed, and an
+                // ordinary store that waits for it would hold up all streamed ones behind it.
+                let shared = ahead * row_len;
+                stream::prefetch(self.out.get(shared..=shared).unwrap_or_default());
+                // Processors load ahead up to the end of a page, and a file's pages are small.
+                stream::prefetch(row_at(top + ahead).unwrap_or_default());
             }
             let out_row = &mut self.out[row * row_len..][..row_len];
             let y = top + row;
-            if !(pad..pad + height).contains(&y) || start == end {
+            let Some(mut pixels) = row_at(y) else {
                 fill(out_row, padding);
                 continue;
-            }
-            let (x, num) = (left + start - pad, end - start);
-            let mut pixels = &frame.pixels[((y - pad) * width + x) * 3..][..num * 3];
+            };
             if window.mirrored {
                 let row = &mut mirrored[..num * 3];
                 mirror(pixels, row, shuffle);

@@ -66,7 +66,10 @@ fn an_order_is_a_permutation_that_depends_on_seed_and_epoch_only() {
 #[test]
 fn windows_equal_a_value_by_value_reference_wherever_they_lie() {
     let mut num_windows = 0;
-    for (frame, pad, crop) in [((10, 10), 0, 7), ((9, 12), 3, 8), ((4, 5), 6, 3), ((6, 6), 0, 6)] {
+    let small = [((10, 10), 0, 7), ((9, 12), 3, 8), ((4, 5), 6, 3), ((6, 6), 0, 6)];
+    // Rows are mirrored sixteen pixels at a time.
+    let large = [((18, 17), 0, 16), ((36, 35), 1, 33), ((50, 49), 0, 48)];
+    for (frame, pad, crop) in small.into_iter().chain(large) {
         let geometry = Geometry { resize: 0, pad, crop };
         let slack = geometry.slack(frame.0, frame.1);
         for (left, top) in (0..=slack.0).flat_map(|l| (0..=slack.1).map(move |t| (l, t))) {
@@ -228,6 +231,24 @@ fn sizes_that_do_not_fit_are_refused_with_the_numbers() {
     assert!(message(Geometry { resize: 1 << 30, ..GEOMETRY }).contains("at most 4096"));
     let flat = Normalisation::new([0.0; 3], [1.0, 0.0, 1.0]);
     assert!(flat.check().is_err());
+}
+
+#[test]
+fn large_images_of_bytes_equal_a_value_by_value_reference() {
+    let (frame, crop) = ((160, 151), 149);
+    let pixels = picture(frame.0, frame.1, 9);
+    let mut finisher = Finisher::default();
+    finisher.set(crop, &IDENTITY, [0.0; 3]);
+    for (left, mirrored) in [(0, false), (11, true), (4, true)] {
+        let window = Window { left, top: 1, mirrored };
+        let expected = cut_slowly(frame, 0, crop, window);
+        for start in [0, 1, 15] {
+            let mut out = vec![0u8; expected.len() + start];
+            let frame = Frame { width: frame.0, height: frame.1, pixels: &pixels };
+            finisher.window(frame, 0, window, &mut out[start..]);
+            assert!(out[start..].iter().map(|&x| f32::from(x)).eq(expected.iter().copied()));
+        }
+    }
 }
 
 #[test]
