@@ -56,21 +56,47 @@ __device__ inline Wide power(Wide d, const Rule& rule, Wide& inverse) {
 #endif
 }
 
-// k + alpha * the sum of squares over the window whose first element is `a`.
-__device__ inline Wide denominator(const Wide* a, const Rule& rule) {
-    Wide sum = a[0] * a[0];
+// The sums over all windows of `values`, by doubling: sums of four are sums of two sums of two.
+template <int N>
+__device__ inline void window_sums(const Wide (&values)[N + 2 * REACH], Wide (&sums)[N]) {
+    Wide partial[N + 2 * REACH];
 #pragma unroll
-    for (int j = 1; j < LRN_SIZE; ++j) sum += a[j] * a[j];
-    return rule.k + rule.alpha * sum;
+    for (int i = 0; i < N + 2 * REACH; ++i) partial[i] = values[i];
+    int added = 0;
+#pragma unroll
+    for (int width = 1; width <= LRN_SIZE; width *= 2) {
+        if (LRN_SIZE & width) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                sums[i] = added == 0 ? partial[i] : sums[i] + partial[i + added];
+            }
+            added += width;
+        }
+#pragma unroll
+        for (int i = 0; i + width < N + 2 * REACH; ++i) partial[i] += partial[i + width];
+    }
+}
+
+// k + alpha * the sum of squares, for each window of `a`.
+template <int N>
+__device__ inline void denominators(
+    const Wide (&a)[N + 2 * REACH], const Rule& rule, Wide (&to)[N]) {
+    Wide squares[N + 2 * REACH];
+#pragma unroll
+    for (int i = 0; i < N + 2 * REACH; ++i) squares[i] = a[i] * a[i];
+    window_sums<N>(squares, to);
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = rule.k + rule.alpha * to[i];
 }
 
 // The normalised chunk, from activations with REACH more on each side.
 __device__ inline void normalise(
     const Wide (&a)[CHUNK + 2 * REACH], const Rule& rule, Wide (&y)[CHUNK]) {
+    denominators<CHUNK>(a, rule, y);
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) {
         Wide inverse;
-        y[i] = a[REACH + i] * power(denominator(a + i, rule), rule, inverse);
+        y[i] = a[REACH + i] * power(y[i], rule, inverse);
     }
 }
 
@@ -79,25 +105,23 @@ __device__ inline void normalise(
 __device__ inline void differentiate(
     const Wide (&a)[CHUNK + 4 * REACH], const Wide (&dy)[CHUNK + 2 * REACH], int first,
     const Rule& rule, Wide (&da)[CHUNK]) {
-    Wide product[CHUNK + 2 * REACH];
+    Wide product[CHUNK + 2 * REACH], scaled[CHUNK + 2 * REACH];
+    denominators<CHUNK + 2 * REACH>(a, rule, product);
 #pragma unroll
     for (int i = 0; i < CHUNK + 2 * REACH; ++i) {
-        Wide inverse, scaled = dy[i] * power(denominator(a + i, rule), rule, inverse);
-        product[i] = scaled * a[REACH + i] * inverse;
-        if (i >= REACH && i < REACH + CHUNK) {
-            da[i - REACH] = scaled;
-        } else {
+        Wide inverse;
+        scaled[i] = dy[i] * power(product[i], rule, inverse);
+        product[i] = scaled[i] * a[REACH + i] * inverse;
+        if (i < REACH || i >= REACH + CHUNK) {
             // Outside the group the activation is zero, and a NaN in the window must not get through.
             bool inside = i < REACH ? first >= REACH - i : first < GROUP + REACH - i;
             product[i] = inside ? product[i] : Wide(0);
         }
     }
-    Wide cross = 2 * rule.alpha * rule.beta;
+    Wide cross = 2 * rule.alpha * rule.beta, sums[CHUNK];
+    window_sums<CHUNK>(product, sums);
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) {
-        Wide sum = product[i];
-#pragma unroll
-        for (int j = 1; j < LRN_SIZE; ++j) sum += product[i + j];
-        da[i] -= cross * a[2 * REACH + i] * sum;
+        da[i] = scaled[REACH + i] - cross * a[2 * REACH + i] * sums[i];
     }
 }

@@ -167,71 +167,70 @@ __device__ inline int end_window(int position, int num) {
     return end < num ? end : num;
 }
 
-// Adds those of N outputs' gradients that came from a position; `pattern` holds it four times. Positions are compared
-// in words of four, in which a byte of zero then stands for each that is met.
+// Windows over a pixel along one side, at most.
+constexpr int DEPTH = (WINDOW - 1) / STRIDE + 1;
+// Cells of STRIDE neighbouring pixels in a row. All windows over a cell begin in it or in the DEPTH - 1 before.
+constexpr int CELLS = (WIDTH + STRIDE - 1) / STRIDE;
+
+// N outputs: their gradients, and their positions four to a word.
 template <int N>
-__device__ inline void add_outputs(
-    bool inside, const Real* dy, const unsigned char* argmax, unsigned pattern, Wide* gradient) {
-    Wide outputs[N];
-    load_wide<N, IDENTITY>(inside, dy, outputs);
-    Pack<unsigned, (N + 3) / 4> differences = {};
-    if (inside) {
-        if constexpr (N == 1) differences.at[0] = *argmax;
-        if constexpr (N == 2) differences.at[0] = *reinterpret_cast<const unsigned short*>(argmax);
-        if constexpr (N >= 4) {
-            differences = load<N / 4>(reinterpret_cast<const unsigned*>(argmax));
+struct Outputs {
+    Wide gradients[N];
+    Pack<unsigned, (N + 3) / 4> positions;
+
+    // No gradients where `inside` is false.
+    __device__ inline void read(bool inside, const Real* dy, const unsigned char* argmax) {
+        load_wide<N, IDENTITY>(inside, dy, gradients);
+        positions = {};
+        if (!inside) return;
+        if constexpr (N == 1) positions.at[0] = *argmax;
+        if constexpr (N == 2) positions.at[0] = *reinterpret_cast<const unsigned short*>(argmax);
+        if constexpr (N >= 4) positions = load<N / 4>(reinterpret_cast<const unsigned*>(argmax));
+    }
+
+    // Adds those that came from a position, which `pattern` holds four times: bytes that meet it become zero.
+    __device__ inline void add_to(Wide* gradient, unsigned pattern) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            unsigned difference = positions.at[i / 4] ^ pattern;
+            if (!(difference & 0xffu << 8 * (i % 4))) gradient[i] += gradients[i];
         }
     }
-#pragma unroll
-    for (int i = 0; i < (N + 3) / 4; ++i) differences.at[i] ^= pattern;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        if (!(differences.at[i / 4] & 0xffu << 8 * (i % 4))) gradient[i] += outputs[i];
-    }
-}
+};
 
-// Adds the gradients of one window's outputs that came from `position`, the chunk's and of REACH channels on each
-// side.
-__device__ inline void add_window(
-    const Real* dy, const unsigned char* argmax, int first, int position,
-    Wide (&gradient)[CHUNK + 2 * REACH]) {
-    unsigned pattern = position * 0x01010101u;
-    add_outputs<CHUNK>(true, dy, argmax, pattern, gradient + REACH);
-    constexpr int STEP = common_power_of_two(CHUNK, REACH, 8);
+// A window's outputs: a chunk's and of REACH channels on each side.
+struct WindowOutputs {
+    static constexpr int STEP = common_power_of_two(CHUNK, REACH, 8);
+    static constexpr int PARTS = REACH / STEP;
+    Outputs<CHUNK> middle;
+    Outputs<STEP> left[PARTS + 1], right[PARTS + 1];
+
+    __device__ inline void read(bool inside, const Real* dy, const unsigned char* argmax, int first) {
+        middle.read(inside, dy, argmax);
 #pragma unroll
-    for (int i = 0; i < REACH; i += STEP) {
-        bool left = first >= REACH - i, right = first < GROUP - CHUNK - i;
-        add_outputs<STEP>(left, dy - REACH + i, argmax - REACH + i, pattern, gradient + i);
-        constexpr int END = REACH + CHUNK;
-        add_outputs<STEP>(
-            right, dy + CHUNK + i, argmax + CHUNK + i, pattern, gradient + END + i);
-    }
-}
-
-// A thread computes CHUNK channels of one pixel of da, gathering from the windows over it.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    backward(const Real* __restrict__ a, const Real* __restrict__ dy,
-             const unsigned char* __restrict__ argmax, Real* __restrict__ da, unsigned num_threads,
-             Rule rule) {
-    unsigned index = blockIdx.x * THREADS + threadIdx.x;
-    if (index >= num_threads) return;
-    int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
-    unsigned pixel = index / CHUNKS;
-    int x = pixel % WIDTH, y = pixel / WIDTH % HEIGHT;
-    size_t image = pixel / (WIDTH * HEIGHT);
-
-    Wide gradient[CHUNK + 2 * REACH] = {};
-    for (int wy = first_window(y); wy < end_window(y, OUT_HEIGHT); ++wy) {
-        for (int wx = first_window(x); wx < end_window(x, OUT_WIDTH); ++wx) {
-            int position = (y - wy * STRIDE) * WINDOW + x - wx * STRIDE;
-            size_t window = (image * OUT_HEIGHT + wy) * OUT_WIDTH + wx;
-            size_t chunk = window * CHANNELS + channel;
-            add_window(dy + chunk, argmax + chunk, first, position, gradient);
+        for (int part = 0; part < PARTS; ++part) {
+            int i = part * STEP;
+            left[part].read(inside && first >= REACH - i, dy - REACH + i, argmax - REACH + i);
+            right[part].read(inside && first < GROUP - CHUNK - i, dy + CHUNK + i, argmax + CHUNK + i);
         }
     }
-    size_t chunk = size_t(index) * CHUNK;
+
+    __device__ inline void add_to(Wide (&gradient)[CHUNK + 2 * REACH], int position) const {
+        unsigned pattern = position * 0x01010101u;
+        middle.add_to(gradient + REACH, pattern);
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            left[part].add_to(gradient + part * STEP, pattern);
+            right[part].add_to(gradient + REACH + CHUNK + part * STEP, pattern);
+        }
+    }
+};
+
+// The gradient of a pixel's chunk, from that of the pooled values with REACH more on each side.
+__device__ inline void backward_pixel(
+    const Real* a, Wide (&gradient)[CHUNK + 2 * REACH], int first, const Rule& rule, Real* da) {
     Wide activation[CHUNK + 4 * REACH], out[CHUNK];
-    load_chunk<2 * REACH, RELU>(a + chunk, first, activation);
+    load_chunk<2 * REACH, RELU>(a, first, activation);
     round_to_elements(gradient);
 #if LRN_SIZE > 0
     differentiate(activation, gradient, first, rule, out);
@@ -243,5 +242,46 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int i = 0; i < CHUNK; ++i) {
         out[i] = activation[2 * REACH + i] == 0 ? Wide(0) : out[i];
     }
-    store_rounded(da + chunk, out);
+    store_rounded(da, out);
+}
+
+// A thread computes CHUNK channels of a cell of da, gathering from the windows over it.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    backward(const Real* __restrict__ a, const Real* __restrict__ dy,
+             const unsigned char* __restrict__ argmax, Real* __restrict__ da, unsigned num_threads,
+             Rule rule) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_threads) return;
+    int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
+    int cell = index / CHUNKS % CELLS;
+    unsigned row = index / (CHUNKS * CELLS);
+    int y = row % HEIGHT;
+    unsigned image = row / HEIGHT;
+
+    Wide gradients[STRIDE][CHUNK + 2 * REACH] = {};
+    for (int wy = first_window(y); wy < end_window(y, OUT_HEIGHT); ++wy) {
+#pragma unroll
+        for (int back = DEPTH - 1; back >= 0; --back) {
+            int wx = cell - back;
+            bool inside = wx >= 0 && wx < OUT_WIDTH;
+            long long window = (long long)(image * OUT_HEIGHT + wy) * OUT_WIDTH + wx;
+            long long chunk = window * CHANNELS + channel;
+            WindowOutputs outputs;
+            outputs.read(inside, dy + chunk, argmax + chunk, first);
+#pragma unroll
+            for (int i = 0; i < STRIDE; ++i) {
+                int column = back * STRIDE + i;
+                if (column < WINDOW) {
+                    outputs.add_to(gradients[i], (y - wy * STRIDE) * WINDOW + column);
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < STRIDE; ++i) {
+        int x = cell * STRIDE + i;
+        if (x >= WIDTH) break;
+        size_t chunk = (size_t(row) * WIDTH + x) * CHANNELS + channel;
+        backward_pixel(a + chunk, gradients[i], first, rule, da + chunk);
+    }
 }
