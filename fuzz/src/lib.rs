@@ -1,5 +1,5 @@
 //! The image pipeline of the program, with its entry points for hostile bytes.
-#![allow(dead_code)] // included files hold what the program alone uses
+#![allow(dead_code, unused_imports)] // included files hold what the program alone uses
 
 #[path = "../../src/cancel.rs"]
 pub mod cancel;
