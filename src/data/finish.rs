@@ -179,7 +179,8 @@ impl<P: Pixel> Shuffling for Cut<'_, P> {
                 // ordinary store that waits for it would hold up all streamed ones behind it.
                 let shared = ahead * row_len;
                 stream::prefetch(self.out.get(shared..=shared).unwrap_or_default());
-                // Processors load ahead up to the end of a page, and a file's pages are small.
+                // Processors load ahead up to the end of a page, and a file's pages are small. Where stores
+                // are ordinary ones this gains nothing.
                 stream::prefetch(row_at(top + ahead).unwrap_or_default());
             }
             let out_row = &mut self.out[row * row_len..][..row_len];

@@ -301,8 +301,8 @@ impl<F: Filler> Producer<F> {
     ) -> Result<(), DataError> {
         let entries = labels.par_iter_mut().zip(samples);
         // One image at a time: they take unlike times, and a batch is done when its last is.
-        let entries = images.zip(entries).enumerate().with_max_len(1);
-        entries.try_for_each(|(i, (mut image, (label, sample)))| {
+        let positions = images.zip(entries).enumerate().with_max_len(1);
+        positions.try_for_each(|(i, (mut image, (label, sample)))| {
             let index = rayon::current_thread_index().unwrap_or(0);
             let mut worker = self.workers[index].lock().unwrap_or_else(PoisonError::into_inner);
             let filled = self.filler.fill(&mut worker, first + i, &mut image)?;

@@ -203,6 +203,7 @@ struct WindowOutputs {
     static constexpr int STEP = common_power_of_two(CHUNK, REACH, 8);
     static constexpr int PARTS = REACH / STEP;
     Outputs<CHUNK> middle;
+    // One more than there are: no array has none.
     Outputs<STEP> left[PARTS + 1], right[PARTS + 1];
 
     __device__ inline void read(bool inside, const Real* dy, const unsigned char* argmax, int first) {

@@ -107,7 +107,7 @@ pub fn backward<T: CudaReal>(
     let chunk = T::chunk(if T::BITS == 16 { 16 } else { 8 }, group_channels(kernel, map));
     check_aligned(chunk, [a, dy], argmax)?;
     da.check_aligned(chunk as usize)?;
-    // A thread computes as many neighbouring pixels as windows are apart: the same lie over all of them.
+    // A thread computes the pixels from one window's beginning to the next's, and reads the windows over them once.
     let cells = map.num_images * map.height * map.width.div_ceil(kernel.pool.stride);
     let num_threads = cells * map.channels / chunk as usize;
     on.launch(&Launch::over(
