@@ -18,7 +18,7 @@ use tch::Device;
 use crate::backend::Backend;
 use crate::cancel::Cancel;
 use crate::collective::Collective;
-use crate::collective::watchdog::Watchdog;
+use crate::collective::watchdog::{Aborts, Watchdog};
 use crate::exit::{Coded, Exit, exit_of};
 use crate::topology::Topology;
 use crate::torch_ext::cuda::Stay;
@@ -229,10 +229,12 @@ impl World {
     }
 
     /// Waits for all ranks and watches their collectives. Once a rank has failed, breaks every wait of
-    /// the others, gives them a few seconds, and then ends the process.
+    /// the others, gives them a few seconds, and then ends the process. It also ends where all ranks came
+    /// back but a library did not: what it still does on a GPU would meet the next run there.
     fn supervise(&self, running: &Running, finished: &Receiver<()>) {
         let mut num_running = self.topology.num_ranks();
         let (mut before, mut failed_at) = (Instant::now(), None);
+        let mut aborts = Aborts::Done;
         while num_running > 0 {
             num_running -= usize::from(finished.recv_timeout(TICK).is_ok());
             // Time in which the whole process was stopped is nobody's fault.
@@ -246,12 +248,15 @@ impl World {
                 if running.has_failed() {
                     failed_at = Some(Instant::now());
                     self.cancel.cancel();
-                    running.watchdog.abort_all(GRACE / 2);
+                    aborts = running.watchdog.abort_all(GRACE / 2);
                 }
             }
             if num_running > 0 && failed_at.is_some_and(|at| at.elapsed() > GRACE) {
                 running.end_process();
             }
+        }
+        if aborts == Aborts::Hang {
+            running.end_process();
         }
     }
 }

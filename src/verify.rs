@@ -7,10 +7,10 @@ use anyhow::Result;
 
 use crate::canonical::Tensors;
 use crate::cli::VerifyArgs;
-use crate::config::{Arch, Config, Gpus, Mode, Precision};
+use crate::config::{Algorithms, Arch, Config, Gpus, Mode, Precision};
 use crate::data::{GeneratedSpec, generate};
 use crate::exit::Exit;
-use crate::run::weights_after;
+use crate::run::{self, weights_after};
 use crate::topology::NUM_COLUMNS;
 
 /// The largest relative difference that summation order explains after a few steps in fp64.
@@ -41,6 +41,8 @@ pub fn config(arch: Arch, data: &std::path::Path) -> Config {
     config.net.classes = 10;
     config.data.path = data.display().to_string();
     config.data.workers = 1;
+    // Each run would try out all convolutions again, on threads of its own, for a handful of steps.
+    config.devices.algorithms = Algorithms::Deterministic;
     // Steps are short: what has not come by then hangs.
     config.devices.collective_timeout_s = 120;
     // Several buckets, and some that end inside the network.
@@ -66,12 +68,15 @@ pub fn run(args: &VerifyArgs) -> Result<Exit> {
     base.devices.device = args.device;
     base.devices.backend = args.backend;
     let steps = args.steps as u64;
+    // What the devices cannot do is said before anything is trained.
+    let mut several = base.clone();
+    (several.devices.mode, several.devices.gpus) = (Mode::DataParallel, args.gpus.clone());
+    run::world(&several)?;
     let single = weights_after(&base, steps)?;
     let mut worst = 0.0f64;
     for mode in [Mode::DataParallel, Mode::Split, Mode::Hybrid] {
-        let mut other = base.clone();
+        let mut other = several.clone();
         other.devices.mode = mode;
-        other.devices.gpus = args.gpus.clone();
         println!("{} in {mode} mode on {} against single, {steps} steps:", args.arch, args.gpus);
         if let (Mode::Split, Some(odd)) = (mode, odd_number(&args.gpus)) {
             println!("  left out: two columns need an even number of devices, not {odd}");

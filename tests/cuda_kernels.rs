@@ -40,17 +40,12 @@ fn assert_all_agree(outcomes: Result<Vec<Outcome>, CudaError>) {
     assert!(wrong.is_empty() && !outcomes.is_empty(), "{wrong:#?}");
 }
 
-/// All programs for Hopper; for the others, one of each source and element type.
+/// All programs for all capabilities.
 fn compilations() -> Vec<(Capability, Program, Vec<&'static CStr>)> {
-    let mut seen = HashSet::new();
-    let mut compilations = Vec::new();
-    for (program, entries) in programs() {
-        let element_bits = program.definitions().swap_remove(0);
-        let first = seen.insert((program.source(), element_bits));
-        let wanted = CAPABILITIES.into_iter().filter(|c| first || c.major == 9);
-        compilations.extend(wanted.map(|capability| (capability, program, entries.clone())));
-    }
-    compilations
+    let on = |(program, entries): (Program, Vec<&'static CStr>)| {
+        CAPABILITIES.map(|capability| (capability, program, entries.clone()))
+    };
+    programs().into_iter().flat_map(on).collect()
 }
 
 #[test]

@@ -195,7 +195,9 @@ fn every_way_of_pytorch_stands_beside_ours_with_its_failure_if_it_has_one() {
     let flags = ["--only", "steps", "--only", "kernel-speed", "--rounds", "1"];
     let (output, report) = fakes.run(&flags, PROGRAM, PYTHON);
     assert!(output.status.success(), "a peer's failure is none of ours:\n{report}");
-    assert!(report.contains("GPU: 1 x Pretender; peer: torch 2.11.0; libtorch: its own"));
+    for about in ["- GPU: 1 x Pretender\n", "- peer: torch 2.11.0\n", "- libtorch: its own\n"] {
+        assert!(report.contains(about), "{report}");
+    }
     let memory = row(&report, "peak memory, alexnet, batch 128, fp32");
     assert!(memory.contains("ours 200 MiB; eager 500 MiB"), "{memory}");
     assert!(memory.ends_with("| 0.40 x eager |"), "{memory}");
@@ -214,7 +216,7 @@ fn the_gpus_are_those_in_sight() {
     let fakes = Fakes::new();
     for (gpus, shown) in [("0", "1 x Pretender"), ("1, 0", "2 x Hidden"), ("", "none")] {
         let (_, report) = fakes.run_seeing(gpus, &["--only", "kernels"], PROGRAM, PYTHON);
-        assert!(report.contains(&format!("GPU: {shown};")), "{gpus}: {report}");
+        assert!(report.contains(&format!("- GPU: {shown}\n")), "{gpus}: {report}");
     }
 }
 
@@ -271,4 +273,33 @@ fn libtorch_is_lent_behind_the_callers_paths_and_only_to_a_program_without_its_o
         [ -e "${links%%:*}/libnccl.so" ] && echo '{"outcomes": [{}], "failed": []}'"#;
     let (output, report) = fakes.run(&["--only", "kernels"], borrows, PYTHON);
     assert!(output.status.success() && report.contains("libtorch: torch 2.11.0's"), "{report}");
+}
+
+#[test]
+fn an_nccl_that_is_named_is_the_only_one_the_program_sees() {
+    let fakes = Fakes::new();
+    let nccl = fakes.path().join("other");
+    fs::write(&nccl, "").expect("writable");
+    let program = r#"
+        first="${LD_LIBRARY_PATH%%:*}"
+        for name in libnccl.so libnccl.so.2; do [ "$first/$name" -ef DIR/other ] || exit 1; done
+        [ "$LD_PRELOAD" = "$first/libnccl.so.2" ] && echo '{"outcomes": [{}], "failed": []}'"#;
+    let program = format!("case \"$*\" in --version) exit ;; esac\n{program}");
+    let named = nccl.display().to_string();
+    let flags = ["--only", "kernels", "--nccl", &named];
+    let (output, report) = fakes.run(&flags, &program, PYTHON);
+    assert!(output.status.success(), "{report}");
+}
+
+#[test]
+fn one_case_alone_can_be_asked_for_and_a_part_that_breaks_leaves_the_others_alone() {
+    let fakes = Fakes::new();
+    let breaks =
+        format!(r#"case "$*" in "gpu-check speed") echo '{{"none": 1}}'; exit ;; esac{PROGRAM}"#);
+    let flags = ["--only", "kernel-speed", "--only", "steps", "--case", "alexnet,512,bf16"];
+    let (output, report) = fakes.run(&flags, &breaks, PYTHON);
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    assert!(row(&report, "kernel-speed").contains("KeyError"), "{report}");
+    assert!(row(&report, "step, alexnet, batch 512, bf16").contains("ours 20 img/s"), "{report}");
+    assert_eq!(report.matches("| step, ").count(), 1, "{report}");
 }

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "bench/peers"
 
-# A command that would have less time is not begun.
+# A command that would have less time is not begun; one that takes longer leaves the others too little.
 LEAST_SECONDS = 5
+MOST_SECONDS = 150
 
 OUT_OF_TIME = "not run: out of time"
 
@@ -59,6 +60,7 @@ class Machine:
         self.torch, self.torch_folder = self.find_torch()
         self.lent, self.ours_environment = "its own", dict(os.environ)
         self.lend_libtorch()
+        self.prefer_nccl()
 
     def find_torch(self):
         """Version and folder of the peer's torch. A rehearsal has a peer only if one is named."""
@@ -95,6 +97,29 @@ class Machine:
         if why_not:
             sys.exit(f"gpu-check: {self.args.binary} does not start (libtorch: {self.lent}): {why_not}")
 
+    def prefer_nccl(self):
+        """Lets the program, and the libtorch it loads, take the NCCL that was named.
+
+        The program knows it as libnccl.so, libtorch as libnccl.so.2, and both have to be the same.
+        """
+        if self.args.nccl is None:
+            return
+        self.named = tempfile.TemporaryDirectory()
+        for name in ["libnccl.so", "libnccl.so.2"]:
+            pathlib.Path(self.named.name, name).symlink_to(self.args.nccl.resolve())
+        paths = [self.named.name, self.ours_environment.get("LD_LIBRARY_PATH")]
+        preloaded = [f"{self.named.name}/libnccl.so.2", self.ours_environment.get("LD_PRELOAD")]
+        self.ours_environment["LD_LIBRARY_PATH"] = ":".join(path for path in paths if path)
+        self.ours_environment["LD_PRELOAD"] = ":".join(path for path in preloaded if path)
+
+    def version(self):
+        """What the program calls itself."""
+        command = [self.args.binary, "--version"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=self.ours_environment, check=False
+        )
+        return done.stdout.strip() or "unknown"
+
     def start(self):
         """Why the program does not start, if it does not."""
         command = [self.args.binary, "--version"]
@@ -119,7 +144,7 @@ class Machine:
 
     def run(self, words, environment):
         words = [str(word) for word in words]
-        left = self.seconds_left()
+        left = min(self.seconds_left(), MOST_SECONDS)
         if left < LEAST_SECONDS:
             return Done("", OUT_OF_TIME)
         print("$", " ".join(words), flush=True)
@@ -136,7 +161,8 @@ class Machine:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             output, _ = process.communicate()
-            return Done(output, f"{OUT_OF_TIME} (stopped after {left:.0f} s)")
+            why = "failed: takes too long" if left == MOST_SECONDS else OUT_OF_TIME
+            return Done(output, f"{why} (stopped after {left:.0f} s)")
         if process.returncode:
             print(output[-2000:], flush=True)
             return Done(output, f"failed: {last_line(output)}")

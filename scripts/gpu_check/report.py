@@ -1,6 +1,11 @@
 """The one table of a check, and everything it was made from."""
 
+import datetime
 import json
+import os
+import pathlib
+import shlex
+import sys
 import time
 
 from .machine import OUT_OF_TIME, query
@@ -47,19 +52,42 @@ class Report:
         return any(verdict == "FAIL" for *_, verdict in self.rows)
 
     def write(self, folder, machine):
+        """Writes what there is so far."""
         folder.mkdir(parents=True, exist_ok=True)
         gpus = f"{machine.num_gpus} x {query('name')}" if machine.num_gpus else "none"
+        driver = query("driver_version") if machine.num_gpus else ""
+        about = {
+            "date": datetime.date.today().isoformat(),
+            "command": shlex.join(sys.argv),
+            "program": machine.version(),
+            "GPU": gpus,
+            "driver": driver or "none",
+            "CPU": processor(),
+            "peer": f"torch {machine.torch or 'none'}",
+            "libtorch": machine.lent,
+        }
+        minutes = (time.monotonic() - machine.begun) / 60
         lines = [
             "# GPU check: a rehearsal without a GPU" if machine.rehearsal else "# GPU check",
             "",
-            f"- GPU: {gpus}; peer: torch {machine.torch or 'none'}; libtorch: {machine.lent}",
-            f"- took {(time.monotonic() - machine.begun) / 60:.1f} minutes of {machine.args.minutes:g}",
+            *(f"- {what}: {value}" for what, value in about.items()),
+            f"- took {minutes:.1f} minutes of {machine.args.minutes:g}",
             "",
             "| what | result | verdict |",
             "|---|---|---|",
             *(f"| {what} | {value} | {verdict} |" for what, value, verdict in self.rows),
         ]
         (folder / "report.md").write_text("\n".join(lines) + "\n")
-        (folder / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
-        print("\n".join(lines))
-        print(f"wrote {folder / 'report.md'} and {folder / 'results.json'}")
+        everything = {"about": about, **self.results}
+        (folder / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
+        return lines
+
+
+def processor():
+    """The CPU's name and the number of its cores that may be used."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'unknown'}, {len(os.sched_getaffinity(0))} cores"

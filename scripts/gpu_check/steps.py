@@ -1,5 +1,6 @@
 """How fast training steps are, and how much memory they take, in turns with PyTorch."""
 
+import contextlib
 import re
 import statistics
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class Contender:
 
 def cases(machine):
     """(network, batch, precision), the most telling first."""
+    if machine.args.case:
+        return machine.args.case
     if machine.rehearsal:
         return [("alexnet-cifar", 4, "fp32"), ("alexnet-cifar", 4, "tf32")]
     nets = ["alexnet", "alexnet-owt"]
@@ -62,19 +65,27 @@ def turns(machine):
 
 
 def run(machine, case, name):
-    """One run: what ended, and the most memory it took."""
+    """One run: what ended, and the most memory it took, where that is asked for: to look disturbs.
+
+    Both programs are timed over the same number of steps in one go, from the end of as many untimed ones.
+    """
     net, batch, precision = case
     flags = ["--arch", net, "--batch", batch, "--precision", precision]
     flags += ["--device", machine.args.device]
-    with PeakMemory() as memory:
+    steps, warmup = (2, 1) if machine.rehearsal else (max(12800 // batch, 20), 20)
+    flags += ["--steps", steps, "--warmup", warmup]
+    with PeakMemory() if case == LEAN else contextlib.nullcontext() as memory:
         if name == "ours":
-            steps, warmup = (2, 1) if machine.rehearsal else (max(12800 // batch, 20), 10)
-            done = machine.ours("bench", "step", *flags, "--steps", steps, "--warmup", warmup)
+            done = machine.ours("bench", "step", *flags)
         else:
-            steps, warmup = (1, 1) if machine.rehearsal else (max(4096 // batch, 4), 10)
-            counts = ["--steps", steps, "--windows", 3, "--warmup", warmup]
-            done = machine.peer(PEERS / "torch_step.py", *flags, "--variant", name, *counts)
-    return done, memory.mib
+            done = machine.peer(PEERS / "torch_step.py", *flags, "--windows", 1, "--variant", name)
+    return done, memory.mib if memory else None
+
+
+def rate(output):
+    """img/s over all timed steps: the peer's only window, and what ours calls its mean."""
+    found = re.findall(r"^(?:mean: )?([\d.]+) img/s$", output, re.MULTILINE)
+    return float(found[0]) if found else None
 
 
 def measure_steps(machine, report):
@@ -82,12 +93,12 @@ def measure_steps(machine, report):
     for case, name in turns(machine):
         contender = found[case].setdefault(name, Contender())
         done, peak_mib = run(machine, case, name)
-        rates = re.findall(r"^([\d.]+) img/s$", done.output, re.MULTILINE)
-        if done.problem or not rates:
+        per_second = rate(done.output)
+        if done.problem or per_second is None:
             # Of several the first tells most: later turns may only have come too late.
             contender.problem = contender.problem or done.problem or f"failed: {done.last_line()}"
             continue
-        contender.rates.append(float(rates[-1]))
+        contender.rates.append(per_second)
         if peak_mib is not None:
             contender.peaks_mib.append(peak_mib)
     report.results["steps"] = [

@@ -12,8 +12,8 @@ use crate::data::{Batch, Pixels};
 use crate::random::{Key, Purpose};
 use crate::run;
 
-/// Trains on one synthetic batch and prints peak memory, the bytes each rank sends in a step and,
-/// last, the median rate as `X img/s`.
+/// Trains on one synthetic batch and prints peak memory, the bytes each rank sends in a step, the rate over
+/// all timed steps as `mean: X img/s` and, last, that of the median step as `X img/s`.
 ///
 /// # Errors
 /// If there are no such devices, or a step fails.
@@ -37,27 +37,31 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
         let mut worker = run::worker(&config, &arch, &world, place)?;
         worker.intake.keep_resident(&batch)?;
         let (mut seconds, mut wire_bytes) = (Vec::with_capacity(args.steps), 0);
+        let mut timed = None;
         for step in 0..(args.warmup + args.steps) as u64 {
             let begun = Instant::now();
             if let Some(done) = worker.step(&batch, step, 1e-6)? {
                 wire_bytes = done.wire_bytes;
             }
             if step >= args.warmup as u64 {
+                timed.get_or_insert(begun);
                 seconds.push(begun.elapsed().as_secs_f64());
             }
         }
         if let Some(done) = worker.settle()? {
             wire_bytes = done.wire_bytes;
         }
-        Ok((seconds, wire_bytes))
+        let whole = timed.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
+        Ok((seconds, whole, wire_bytes))
     })?;
     let first = times.into_iter().next();
-    let (mut seconds, wire_bytes) = first.context("there is always a first rank")?;
+    let (mut seconds, whole, wire_bytes) = first.context("there is always a first rank")?;
     seconds.sort_by(f64::total_cmp);
     if let Some(mib) = peak_memory_mib() {
         println!("peak memory: {mib} MiB");
     }
     println!("wire: {wire_bytes} bytes a step and rank");
+    println!("mean: {:.1} img/s", (args.batch * args.steps) as f64 / whole);
     println!("{:.1} img/s", args.batch as f64 / seconds[seconds.len() / 2]);
     Ok(())
 }

@@ -6,11 +6,12 @@
 //! `MAX_OPEN` are under way, more than a step has. All calls come from the rank's own thread, and only
 //! what the watchdog needs is shared with its own.
 //!
-//! The threads of a group meet before each operation, so that it begins on all GPUs at once. A rank alone
-//! with an operation on its GPU would occupy it until the others come, and they might not: calls of CUDA,
-//! such as those that give memory back, wait for whole GPUs, those of other ranks included (NCCL's user
-//! guide, "Using multiple NCCL communicators concurrently"; libtorch gives back all GPUs' memory when it
-//! has tried out convolutions).
+//! The threads of a group meet before and after they issue an operation, so that none calls anything else
+//! while it has begun on some GPUs only. A rank alone with an operation on its GPU would occupy it until the
+//! others come, and they might not: calls of CUDA, such as those that give memory back, wait for whole GPUs,
+//! those of other ranks included (NCCL's user guide, "Using multiple NCCL communicators concurrently";
+//! libtorch gives back all GPUs' memory when it has tried out convolutions; NCCL itself allocates in the
+//! first operations of a group).
 
 mod ffi;
 
@@ -74,7 +75,7 @@ impl Rendezvous {
         let number = link.journal.begin("joining the group", 0);
         self.gate.wait()?;
         let communicator = Communicator::join(self.id, position, self.size)
-            .with_context(|| format!("GPU {}: NCCL cannot connect the ranks", streams.device))?;
+            .with_context(|| format!("{:?}: NCCL cannot connect the ranks", streams.device))?;
         link.accept(communicator)?;
         link.journal.end(number);
         let event = || streams.torch.context().new_event(None);
@@ -235,6 +236,7 @@ impl Nccl {
         self.streams.travel.wait(&self.computed)?;
         self.link.gate.wait()?;
         self.link.call(call).with_context(|| format!("{name} of {bytes} bytes"))?;
+        self.link.gate.wait()?;
         self.link.mark(number, &self.streams)
     }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 
 /// A rank's end of a group: who looks at whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +162,15 @@ impl fmt::Display for Why {
     }
 }
 
+/// What became of the aborts of all ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aborts {
+    /// All have returned.
+    Done,
+    /// Some have not.
+    Hang,
+}
+
 /// Watches all groups of a run.
 pub struct Watchdog {
     limit: Duration,
@@ -241,9 +250,9 @@ impl Watchdog {
     }
 
     /// Ends every wait of every rank, those that are yet to join included, and returns once that is done
-    /// or `patience` has passed. An abort of NCCL has been seen to hang, so each has a thread, which a
-    /// hanging one keeps.
-    pub fn abort_all(&self, patience: Duration) {
+    /// or `patience` has passed; which of the two. An abort of NCCL has been seen to hang, so each has a
+    /// thread, which a hanging one keeps.
+    pub fn abort_all(&self, patience: Duration) -> Aborts {
         let ends: Vec<_> = {
             let mut state = self.lock();
             state.is_over = true;
@@ -262,7 +271,10 @@ impl Watchdog {
         }
         drop(done);
         // Nothing is ever sent: the channel closes when the last abort is done.
-        let _ = finished.recv_timeout(patience);
+        match finished.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) => Aborts::Hang,
+            _ => Aborts::Done,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

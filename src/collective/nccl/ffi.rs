@@ -156,11 +156,11 @@ impl Buffer {
     /// The elements of `x`.
     ///
     /// # Errors
-    /// If they are not in one piece on GPU `device`.
-    pub(super) fn of(x: &Tensor, device: usize) -> Result<Self> {
+    /// If they are not in one piece on `device`.
+    pub(super) fn of(x: &Tensor, device: Device) -> Result<Self> {
         ensure!(
-            x.device() == Device::Cuda(device) && x.is_contiguous(),
-            "NCCL sends contiguous tensors on GPU {device}; this one is on {:?}, {:?}",
+            x.device() == device && x.is_contiguous(),
+            "NCCL sends contiguous tensors on {device:?}; this one is on {:?}, {:?}",
             x.device(),
             x.size()
         );
@@ -189,7 +189,8 @@ impl Buffer {
 /// All communicators of a rank share the second stream: NCCL's kernels wait for their peers, and two of
 /// them that start in different orders on different GPUs would wait for ever.
 pub struct Streams {
-    pub(super) device: usize,
+    /// Where the tensors lie.
+    pub(super) device: Device,
     pub(super) torch: Arc<CudaStream>,
     pub(super) travel: Arc<CudaStream>,
 }
@@ -203,7 +204,13 @@ impl Streams {
         usable()?;
         let torch = cuda::borrowed_stream(device)?;
         let travel = torch.context().new_stream()?;
-        Ok(Self { device, torch, travel })
+        Ok(Self::of(Device::Cuda(device), torch, travel))
+    }
+
+    /// Two streams of one device, where the tensors on `device` are computed on `torch`.
+    #[must_use]
+    pub fn of(device: Device, torch: Arc<CudaStream>, travel: Arc<CudaStream>) -> Self {
+        Self { device, torch, travel }
     }
 
     fn raw(&self) -> sys::cudaStream_t {

@@ -132,13 +132,13 @@ fn all_ends_are_aborted_even_if_one_abort_hangs() {
     watchdog.watch(hanging.clone());
     watchdog.watch(quick.clone());
     // Returns although the first abort never does.
-    watchdog.abort_all(Duration::from_millis(1));
+    assert_eq!(watchdog.abort_all(Duration::from_millis(1)), Aborts::Hang);
     while !quick.is_aborted.load(Ordering::SeqCst) {
         std::thread::yield_now();
     }
     assert!(!hanging.is_aborted.load(Ordering::SeqCst));
     drop(release);
-    watchdog.abort_all(Duration::MAX);
+    assert_eq!(watchdog.abort_all(Duration::MAX), Aborts::Done);
     assert!(hanging.is_aborted.load(Ordering::SeqCst));
 }
 

@@ -1,0 +1,331 @@
+//! NCCL's side of the collectives without a GPU: on emulated streams that lag behind the host, groups keep the
+//! contract, and what fails, hangs or does not come ends and is named. `make test-gpu` asks the real library.
+
+mod nccl_emulation;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use alexnet_mgpu::collective::contract::CLAUSES;
+use alexnet_mgpu::collective::nccl::{Nccl, Rendezvous, Streams};
+use alexnet_mgpu::collective::watchdog::{Aborts, Journal, Member, Watchdog, Why};
+use alexnet_mgpu::collective::{Collective, PeerFailed};
+use anyhow::Result;
+use crossbeam_channel::bounded;
+use cudarc::driver::CudaStream;
+use nccl_emulation::{Lagging, launch, stream};
+use tch::{Device, Kind, Tensor};
+
+/// How long an operation may take, by the clock of the tests, which they tick themselves.
+const LIMIT: Duration = Duration::from_secs(5);
+
+const SUM: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+/// Meeting places on a data axis and a column axis, with the same ranks on both.
+struct Groups {
+    data: Rendezvous,
+    columns: Rendezvous,
+    watchdog: Watchdog,
+}
+
+/// One rank's ends of both, the stream it computes on, and the one it sends on.
+struct Rank {
+    data: Nccl,
+    columns: Nccl,
+    torch: Arc<CudaStream>,
+    travel: Arc<CudaStream>,
+}
+
+impl Groups {
+    fn new(size: usize) -> Self {
+        // The libraries are there once a stream is.
+        drop(stream(0));
+        let meet = || Rendezvous::new(size).expect("the emulation");
+        Self { data: meet(), columns: meet(), watchdog: Watchdog::new(LIMIT) }
+    }
+
+    fn join(&self, rank: usize) -> Result<Rank> {
+        let (torch, travel) = (stream(rank), stream(rank));
+        let streams = Rc::new(Streams::of(Device::Cpu, Arc::clone(&torch), Arc::clone(&travel)));
+        let end = |group: &Rendezvous, axis| {
+            let member = Member { rank, axis, group: 0 };
+            let journal = Journal::new(member, Arc::new(AtomicU64::new(7)));
+            group.join(rank, &streams, journal, &self.watchdog)
+        };
+        let (data, columns) = (end(&self.data, "data")?, end(&self.columns, "column")?);
+        Ok(Rank { data, columns, torch, travel })
+    }
+
+    /// Runs `work` on `size` ranks, each a thread, while `meanwhile` runs here; the results of both. A
+    /// panic of one ends the waits of the others.
+    fn run<T: Send, U>(
+        &self,
+        size: usize,
+        work: impl Fn(Rank) -> T + Sync,
+        meanwhile: impl FnOnce() -> U,
+    ) -> (Vec<T>, U) {
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = (0..size)
+                .map(|rank| {
+                    let work = &work;
+                    scope.spawn(move || {
+                        self.guarded(|| work(self.join(rank).unwrap_or_else(|e| panic!("{e:#}"))))
+                    })
+                })
+                .collect();
+            let here = self.guarded(meanwhile);
+            let results = ranks.into_iter().map(|rank| rank.join());
+            (results.map(|result| result.unwrap_or_else(|e| resume_unwind(e))).collect(), here)
+        })
+    }
+
+    fn guarded<T>(&self, work: impl FnOnce() -> T) -> T {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            self.watchdog.abort_all(LIMIT);
+            resume_unwind(panic)
+        })
+    }
+
+    /// Ticks, by a clock of its own, until what is `wanted` is found.
+    fn stuck(&self, wanted: impl Fn(&Why) -> bool) -> String {
+        for _ in 0..10_000 {
+            self.watchdog.poll();
+            match self.watchdog.tick(LIMIT / 4) {
+                Some(stuck) if wanted(&stuck.why) => return stuck.to_string(),
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        panic!("nothing is stuck");
+    }
+}
+
+fn ones() -> Tensor {
+    Tensor::ones([1024], SUM)
+}
+
+fn is_peer_failed(result: &Result<()>) -> bool {
+    result.as_ref().is_err_and(|error| error.is::<PeerFailed>())
+}
+
+#[test]
+fn groups_keep_the_contract_while_streams_lag_behind_the_host() {
+    for size in 1..=4 {
+        let groups = Groups::new(size);
+        let keep = |rank: Rank| -> Result<()> {
+            let end = rank.data.end();
+            let data = Lagging::new(rank.data, rank.torch);
+            CLAUSES.iter().try_for_each(|(_, clause)| clause(&data, Device::Cpu))?;
+            end.finish()
+        };
+        let (results, ()) = groups.run(size, keep, || {});
+        results.into_iter().for_each(|result| result.expect("kept"));
+        groups.watchdog.poll();
+        assert_eq!(groups.watchdog.tick(Duration::ZERO), None);
+        assert_eq!(groups.watchdog.tick(10 * LIMIT), None, "something is open still");
+    }
+}
+
+#[test]
+fn one_axis_keeps_the_contract_while_something_is_under_way_on_the_other() {
+    let groups = Groups::new(3);
+    let keep = |rank: Rank| -> Result<()> {
+        let columns = Lagging::new(rank.columns, rank.torch);
+        for (_, clause) in CLAUSES {
+            let x = Tensor::ones([3 << 16], SUM);
+            let mut sum = Tensor::zeros([1 << 16], SUM);
+            rank.data.begin_reduce_scatter(&x, &mut sum)?;
+            clause(&columns, Device::Cpu)?;
+            rank.data.flush()?;
+            columns.flush()?;
+            assert_eq!(sum.mean(Kind::Double).double_value(&[]), 3.0);
+        }
+        Ok(())
+    };
+    let (results, ()) = groups.run(3, keep, || {});
+    results.into_iter().for_each(|result| result.expect("kept"));
+}
+
+#[test]
+fn a_host_far_ahead_waits_for_its_gpu_and_nothing_is_lost() {
+    let groups = Groups::new(2);
+    let (results, ()) = groups.run(
+        2,
+        |rank| {
+            let mut x = ones();
+            // Doubled each time by two ranks; more operations than may be open.
+            for _ in 0..300 {
+                rank.data.all_reduce(&mut x)?;
+            }
+            rank.torch.synchronize()?;
+            Ok(x.max().double_value(&[]))
+        },
+        || {},
+    );
+    for result in results {
+        let largest: Result<f64> = result;
+        assert_eq!(largest.expect("nobody fails"), f64::INFINITY);
+    }
+}
+
+#[test]
+fn memory_is_not_used_again_while_an_operation_may_read_it() {
+    let groups = Groups::new(1);
+    let work = |rank: Rank| {
+        let (release, held) = bounded::<()>(0);
+        launch(&rank.torch, move || held.recv().unwrap_or(()));
+        // So large that memory given back is the system's, which gives it to the next who asks.
+        let large = || Tensor::empty([1 << 24], SUM);
+        let (x, mut out) = (large(), large());
+        let before = x.data_ptr();
+        rank.data.begin_reduce_scatter(&x, &mut out).expect("begun");
+        drop(x);
+        let is_used = [large(), large()].iter().any(|x| x.data_ptr() == before);
+        drop(release);
+        rank.data.flush().expect("nobody fails");
+        rank.torch.synchronize().expect("the stream goes on");
+        is_used
+    };
+    assert_eq!(groups.run(1, work, || {}).0, [false]);
+}
+
+#[test]
+fn what_has_ended_is_noted_while_the_ranks_do_something_else() {
+    let groups = Groups::new(2);
+    let (ended, all_ended) = bounded(2);
+    let (looked, is_over) = bounded::<()>(0);
+    let work = |rank: Rank| {
+        let mut x = ones();
+        rank.data.all_reduce(&mut x).expect("issued");
+        rank.travel.synchronize().expect("the stream goes on");
+        ended.send(()).expect("received");
+        let _ = is_over.recv();
+    };
+    let (_, stuck) = groups.run(2, work, || {
+        (0..2).for_each(|_| all_ended.recv().expect("both end"));
+        groups.watchdog.poll();
+        let stuck = [Duration::ZERO, 2 * LIMIT].map(|elapsed| groups.watchdog.tick(elapsed));
+        drop(looked);
+        stuck
+    });
+    assert_eq!(stuck, [None, None]);
+}
+
+#[test]
+fn an_operation_that_no_gpu_ends_is_named_and_ended() {
+    let groups = Groups::new(2);
+    let (release, held) = bounded::<()>(0);
+    let (issued, all_issued) = bounded(2);
+    let (aborted, is_over) = bounded::<()>(0);
+    let work = |rank: Rank| {
+        let held = held.clone();
+        launch(&rank.travel, move || held.recv().unwrap_or(()));
+        let mut x = ones();
+        rank.data.all_reduce(&mut x).expect("issued");
+        issued.send(()).expect("received");
+        let _ = is_over.recv();
+        rank.data.all_reduce(&mut x)
+    };
+    let (results, stuck) = groups.run(2, work, || {
+        (0..2).for_each(|_| all_issued.recv().expect("both issue"));
+        let stuck = groups.stuck(|_| true);
+        assert_eq!(groups.watchdog.abort_all(LIMIT), Aborts::Done);
+        drop((aborted, release));
+        stuck
+    });
+    assert!(results.iter().all(is_peer_failed), "{results:?}");
+    let words = ["all-reduce of 4096 bytes (step 7", "data axis", "all ranks have begun it"];
+    assert!(words.iter().all(|words| stuck.contains(words)), "{stuck}");
+}
+
+#[test]
+fn an_operation_that_a_peer_never_comes_to_is_ended_by_an_abort() {
+    let groups = Groups::new(2);
+    let (release, held) = bounded::<()>(0);
+    let (issued, all_issued) = bounded(2);
+    let (aborted, is_over) = bounded::<()>(0);
+    let work = |rank: Rank| {
+        if rank.data.rank() == 1 {
+            let held = held.clone();
+            launch(&rank.torch, move || held.recv().unwrap_or(()));
+        }
+        let mut x = ones();
+        rank.data.all_reduce(&mut x).expect("issued");
+        issued.send(()).expect("received");
+        let _ = is_over.recv();
+        // Rank 0's operation is under way, and waits for its peer until it is aborted.
+        if rank.data.rank() == 0 {
+            rank.travel.synchronize().expect("the stream goes on");
+        }
+        rank.data.flush()
+    };
+    let (results, ()) = groups.run(2, work, || {
+        (0..2).for_each(|_| all_issued.recv().expect("both issue"));
+        groups.watchdog.abort_all(LIMIT);
+        drop(aborted);
+        // The scope ends when both ranks have; rank 1's stream is let go only then.
+    });
+    drop(release);
+    assert!(results.iter().all(is_peer_failed), "{results:?}");
+}
+
+#[test]
+fn a_rank_that_does_not_come_is_named_and_the_others_are_let_go() {
+    let groups = Groups::new(3);
+    let (here, all_here) = bounded(3);
+    let (aborted, is_over) = bounded::<()>(0);
+    let work = |rank: Rank| {
+        here.send(()).expect("received");
+        if rank.data.rank() == 1 {
+            let _ = is_over.recv();
+        }
+        rank.data.all_reduce(&mut ones())
+    };
+    let (results, stuck) = groups.run(3, work, || {
+        (0..3).for_each(|_| all_here.recv().expect("all come"));
+        // Ranks say that they are here a moment before they begin.
+        let alone = |why: &Why| matches!(why, Why::Late { missing, .. } if missing[..] == [1]);
+        let stuck = groups.stuck(alone);
+        groups.watchdog.abort_all(LIMIT);
+        drop(aborted);
+        stuck
+    });
+    assert!(results.iter().all(is_peer_failed), "{results:?}");
+    let words = ["all-reduce of 4096 bytes (step 7", "data axis", "rank 1 has not begun it"];
+    assert!(words.iter().all(|words| stuck.contains(words)), "{stuck}");
+}
+
+#[test]
+fn an_error_of_the_library_is_found_and_named() {
+    let groups = Groups::new(2);
+    let (issued, all_issued) = bounded(2);
+    let (aborted, is_over) = bounded::<()>(0);
+    let work = |rank: Rank| {
+        // Not the same on both.
+        let mut x = Tensor::ones([1024 + rank.data.rank() as i64], SUM);
+        rank.data.all_reduce(&mut x).expect("issued");
+        rank.torch.synchronize().expect("goes on");
+        issued.send(()).expect("received");
+        let _ = is_over.recv();
+        rank.data.flush()
+    };
+    let (results, stuck) = groups.run(2, work, || {
+        (0..2).for_each(|_| all_issued.recv().expect("both issue"));
+        let stuck = groups.stuck(|_| true);
+        groups.watchdog.abort_all(LIMIT);
+        drop(aborted);
+        stuck
+    });
+    assert!(results.iter().all(is_peer_failed), "{results:?}");
+    assert!(stuck.contains("(step 7") && stuck.contains("failed: NCCL: invalid usage"), "{stuck}");
+}
+
+#[test]
+fn who_joins_a_group_that_was_given_up_is_told_so() {
+    let groups = Groups::new(2);
+    groups.watchdog.abort_all(LIMIT);
+    let error = groups.join(0).err().expect("the peer never comes");
+    assert!(error.is::<PeerFailed>(), "{error:#}");
+}
