@@ -17,6 +17,7 @@ use crate::config::{DeviceChoice, Gpus};
 use crate::device;
 use crate::launch::{Place, World};
 use crate::topology::{Division, Topology};
+use crate::torch_ext::cuda::{self, Hold};
 
 /// Within this time any of the checks' operations ends on any device.
 const PLENTY: Duration = Duration::from_secs(120);
@@ -42,6 +43,7 @@ pub fn collectives(args: &GpuCheckCollectivesArgs) -> Result<()> {
             .with_context(|| format!("broken: {name}"))?;
         println!("ok  {name}");
     }
+    check_hanging(&devices, backend)?;
     if devices.len() == 1 {
         return Ok(()); // nobody to fail, or to come late
     }
@@ -54,6 +56,19 @@ pub fn collectives(args: &GpuCheckCollectivesArgs) -> Result<()> {
     let missing = world(Division::Hybrid, missed(&devices))?;
     a_missing_rank_is_named(&missing).context("when a rank does not come")?;
     println!("ok  a rank that does not come ends the run, and is named");
+    Ok(())
+}
+
+/// Behind a GPU that hangs, threads that read each other's memory wait on the host; NCCL's operations wait
+/// on the other GPUs, and their hosts go on.
+#[allow(clippy::print_stdout, reason = "the result of the command")]
+fn check_hanging(devices: &[Device], backend: Backend) -> Result<()> {
+    if backend != Backend::Nccl {
+        return Ok(());
+    }
+    let hanging = world(Division::Replicas, devices, backend, missed(devices))?;
+    a_hanging_gpu_is_noticed(&hanging).context("when a GPU hangs")?;
+    println!("ok  an operation that a GPU does not come to ends the run, and is named");
     Ok(())
 }
 
@@ -122,6 +137,24 @@ fn a_failing_rank_ends_the_others(world: &World) -> Result<()> {
     Ok(())
 }
 
+fn a_hanging_gpu_is_noticed(world: &World) -> Result<()> {
+    let result = world.run(|place| -> Result<()> {
+        place.at_step(3);
+        sum_of_ones(&place)?;
+        let hold = match place.device {
+            Device::Cuda(gpu) if place.rank == 0 => Some(Hold::of(&*cuda::borrowed_stream(gpu)?)?),
+            _ => None,
+        };
+        let mut x = Tensor::ones([1024], (Kind::Float, place.device));
+        place.data.all_reduce(&mut x)?;
+        // Returns when the run is given up.
+        let _ = world.cancel.channel().recv();
+        drop(hold);
+        bail!("waited for something else")
+    });
+    expect_stuck(result, "all ranks have begun it")
+}
+
 fn a_missing_rank_is_named(world: &World) -> Result<()> {
     let result = world.run(|place| {
         place.at_step(3);
@@ -133,11 +166,16 @@ fn a_missing_rank_is_named(world: &World) -> Result<()> {
         }
         sum_of_ones(&place)
     });
+    expect_stuck(result, "rank 0 has not begun it")
+}
+
+/// That a run was ended by the watchdog, which said `why`.
+fn expect_stuck<T>(result: Result<T>, why: &str) -> Result<()> {
     let error = result.err().ok_or_else(|| anyhow!("the run went on without it"))?;
     let stuck = error.chain().find_map(|cause| cause.downcast_ref::<Stuck>());
     let Some(stuck) = stuck else { bail!("another error is reported: {error:#}") };
     let text = stuck.to_string();
-    let words = ["all-reduce of 4096 bytes (step 3", "data axis", "rank 0 has not begun it"];
+    let words = ["all-reduce of 4096 bytes (step 3", "data axis", why];
     ensure!(words.iter().all(|words| text.contains(words)), "it says: {text}");
     Ok(())
 }

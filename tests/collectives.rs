@@ -240,7 +240,9 @@ fn gpu_check(arguments: &[&str]) {
     let num_ok = text[0].lines().filter(|line| line.starts_with("ok  ")).count();
     // One rank has no peer to fail, or to come late.
     let others = if arguments.contains(&"1") { 0 } else { 3 };
-    assert_eq!(num_ok, contract::CLAUSES.len() + others, "{}", text[0]);
+    // A GPU that hangs holds up NCCL's operations, and nobody's thread.
+    let hanging = usize::from(arguments.contains(&"nccl"));
+    assert_eq!(num_ok, contract::CLAUSES.len() + others + hanging, "{}", text[0]);
 }
 
 #[test]

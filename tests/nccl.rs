@@ -13,10 +13,11 @@ use alexnet_mgpu::collective::contract::CLAUSES;
 use alexnet_mgpu::collective::nccl::{Nccl, Rendezvous, Streams};
 use alexnet_mgpu::collective::watchdog::{Aborts, Journal, Member, Watchdog, Why};
 use alexnet_mgpu::collective::{Collective, PeerFailed};
+use alexnet_mgpu::torch_ext::cuda::Hold;
 use anyhow::Result;
 use crossbeam_channel::bounded;
 use cudarc::driver::CudaStream;
-use nccl_emulation::{Lagging, launch, stream};
+use nccl_emulation::{Lagging, stream};
 use tch::{Device, Kind, Tensor};
 
 /// How long an operation may take, by the clock of the tests, which they tick themselves.
@@ -174,8 +175,7 @@ fn a_host_far_ahead_waits_for_its_gpu_and_nothing_is_lost() {
 fn memory_is_not_used_again_while_an_operation_may_read_it() {
     let groups = Groups::new(1);
     let work = |rank: Rank| {
-        let (release, held) = bounded::<()>(0);
-        launch(&rank.torch, move || held.recv().unwrap_or(()));
+        let hold = Hold::of(&rank.torch).expect("held");
         // So large that memory given back is the system's, which gives it to the next who asks.
         let large = || Tensor::empty([1 << 24], SUM);
         let (x, mut out) = (large(), large());
@@ -183,7 +183,7 @@ fn memory_is_not_used_again_while_an_operation_may_read_it() {
         rank.data.begin_reduce_scatter(&x, &mut out).expect("begun");
         drop(x);
         let is_used = [large(), large()].iter().any(|x| x.data_ptr() == before);
-        drop(release);
+        drop(hold);
         rank.data.flush().expect("nobody fails");
         rank.torch.synchronize().expect("the stream goes on");
         is_used
@@ -216,12 +216,10 @@ fn what_has_ended_is_noted_while_the_ranks_do_something_else() {
 #[test]
 fn an_operation_that_no_gpu_ends_is_named_and_ended() {
     let groups = Groups::new(2);
-    let (release, held) = bounded::<()>(0);
     let (issued, all_issued) = bounded(2);
     let (aborted, is_over) = bounded::<()>(0);
     let work = |rank: Rank| {
-        let held = held.clone();
-        launch(&rank.travel, move || held.recv().unwrap_or(()));
+        let _hold = Hold::of(&rank.travel).expect("held");
         let mut x = ones();
         rank.data.all_reduce(&mut x).expect("issued");
         issued.send(()).expect("received");
@@ -232,7 +230,7 @@ fn an_operation_that_no_gpu_ends_is_named_and_ended() {
         (0..2).for_each(|_| all_issued.recv().expect("both issue"));
         let stuck = groups.stuck(|_| true);
         assert_eq!(groups.watchdog.abort_all(LIMIT), Aborts::Done);
-        drop((aborted, release));
+        drop(aborted);
         stuck
     });
     assert!(results.iter().all(is_peer_failed), "{results:?}");
@@ -243,14 +241,10 @@ fn an_operation_that_no_gpu_ends_is_named_and_ended() {
 #[test]
 fn an_operation_that_a_peer_never_comes_to_is_ended_by_an_abort() {
     let groups = Groups::new(2);
-    let (release, held) = bounded::<()>(0);
     let (issued, all_issued) = bounded(2);
     let (aborted, is_over) = bounded::<()>(0);
     let work = |rank: Rank| {
-        if rank.data.rank() == 1 {
-            let held = held.clone();
-            launch(&rank.torch, move || held.recv().unwrap_or(()));
-        }
+        let _hold = (rank.data.rank() == 1).then(|| Hold::of(&rank.torch).expect("held"));
         let mut x = ones();
         rank.data.all_reduce(&mut x).expect("issued");
         issued.send(()).expect("received");
@@ -265,9 +259,7 @@ fn an_operation_that_a_peer_never_comes_to_is_ended_by_an_abort() {
         (0..2).for_each(|_| all_issued.recv().expect("both issue"));
         groups.watchdog.abort_all(LIMIT);
         drop(aborted);
-        // The scope ends when both ranks have; rank 1's stream is let go only then.
     });
-    drop(release);
     assert!(results.iter().all(is_peer_failed), "{results:?}");
 }
 

@@ -8,7 +8,8 @@ use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use cudarc::driver::{CudaContext, CudaStream};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use cudarc::driver::{CudaContext, CudaStream, sys};
 use tch::Device;
 
 use crate::kernels::cuda::gpu::Stream;
@@ -155,6 +156,33 @@ pub fn borrowed_stream(device: usize) -> Result<Arc<CudaStream>> {
     // SAFETY: libtorch's streams belong to the device's primary context, as `context` is, and live as
     // long as the process.
     Ok(unsafe { context.wrap_borrowed_stream(stream.as_raw().cast()) })
+}
+
+/// Keeps a stream from going on until it is dropped: for checks of what a GPU that hangs leads to.
+pub struct Hold {
+    _release: Sender<()>,
+}
+
+impl Hold {
+    /// Lets `stream` wait behind the work it has.
+    ///
+    /// # Errors
+    /// If the driver refuses.
+    pub fn of(stream: &CudaStream) -> Result<Self> {
+        extern "C" fn wait(held: *mut c_void) {
+            // SAFETY: the receiver boxed below, which is passed here once.
+            let held = unsafe { Box::from_raw(held.cast::<Receiver<()>>()) };
+            // Nothing is ever sent: the channel closes.
+            let _ = held.recv();
+        }
+        let (release, held) = bounded(0);
+        stream.context().bind_to_thread()?;
+        let held = Box::into_raw(Box::new(held)).cast();
+        // SAFETY: the stream is live, and runs `wait` once, on a thread that may receive.
+        let code = unsafe { sys::cuLaunchHostFunc(stream.cu_stream(), Some(wait), held) };
+        code.result().context("a stream cannot be held")?;
+        Ok(Self { _release: release })
+    }
 }
 
 #[cfg(test)]

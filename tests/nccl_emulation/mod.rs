@@ -59,7 +59,7 @@ fn compile(source: &str, name: &str, library: &Path, uses: &[PathBuf]) -> PathBu
 }
 
 /// Gives a stream something to do after what it has.
-pub(crate) fn launch(stream: &CudaStream, work: impl FnOnce() + Send + 'static) {
+fn launch(stream: &CudaStream, work: impl FnOnce() + Send + 'static) {
     extern "C" fn run(work: *mut c_void) {
         // SAFETY: made below, and run once.
         let work = unsafe { Box::from_raw(work.cast::<Box<dyn FnOnce()>>()) };
