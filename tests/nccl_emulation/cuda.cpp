@@ -3,7 +3,6 @@
 //
 // It is stricter than the driver where that shows mistakes: every call needs a current context, and handles that are
 // gone are errors. What this cannot show: what two calls cost, and which of them wait for a whole GPU.
-#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
