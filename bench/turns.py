@@ -49,12 +49,17 @@ def take_turns(commands, rounds, read):
     return measured
 
 
-def machine():
-    """CPU model and cores, and the GPU if there is one."""
+def processor():
+    """CPU model, and the cores that may be used."""
     shown = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
     model = re.search(r"^Model name:\s*(.+)$", shown, re.MULTILINE)
     cores = len(os.sched_getaffinity(0))
-    name = f"{model.group(1).strip() if model else 'unknown CPU'}, {cores} cores"
+    return f"{model.group(1).strip() if model else 'unknown CPU'}, {cores} cores"
+
+
+def machine():
+    """The processor, and the GPU if there is one."""
+    name = processor()
     try:
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         gpus = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")

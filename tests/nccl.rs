@@ -15,13 +15,16 @@ use alexnet_mgpu::collective::watchdog::{Aborts, Journal, Member, Watchdog, Why}
 use alexnet_mgpu::collective::{Collective, PeerFailed};
 use alexnet_mgpu::torch_ext::cuda::Hold;
 use anyhow::Result;
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use cudarc::driver::CudaStream;
 use nccl_emulation::{Lagging, stream};
 use tch::{Device, Kind, Tensor};
 
 /// How long an operation may take, by the clock of the tests, which they tick themselves.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a rank may take to come where none should wait.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const SUM: (Kind, Device) = (Kind::Float, Device::Cpu);
 
@@ -38,6 +41,23 @@ struct Rank {
     columns: Nccl,
     torch: Arc<CudaStream>,
     travel: Arc<CudaStream>,
+}
+
+/// Where ranks wait until the run is given up.
+struct Moment {
+    come: Sender<()>,
+    is_over: Receiver<()>,
+}
+
+impl Moment {
+    fn come(&self) {
+        self.come.send(()).expect("received");
+    }
+
+    fn wait(&self) {
+        // Nothing is ever sent: the channel closes.
+        let _ = self.is_over.recv();
+    }
 }
 
 impl Groups {
@@ -83,6 +103,30 @@ impl Groups {
         })
     }
 
+    /// The same while all ranks have come to a moment and wait there for what is found here; then the run is
+    /// given up.
+    fn give_up<T: Send, U>(
+        &self,
+        size: usize,
+        work: impl Fn(Rank, &Moment) -> T + Sync,
+        look: impl FnOnce() -> U,
+    ) -> (Vec<T>, U) {
+        let ((come, all_come), (over, is_over)) = (bounded(size), bounded::<()>(0));
+        let moment = Moment { come, is_over };
+        self.run(
+            size,
+            |rank| work(rank, &moment),
+            || {
+                let _over = over;
+                // One that has panicked does not.
+                (0..size).for_each(|_| all_come.recv_timeout(PATIENCE).expect("all come"));
+                let found = look();
+                assert_eq!(self.watchdog.abort_all(LIMIT), Aborts::Done);
+                found
+            },
+        )
+    }
+
     fn guarded<T>(&self, work: impl FnOnce() -> T) -> T {
         catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
             self.watchdog.abort_all(LIMIT);
@@ -105,6 +149,12 @@ impl Groups {
 
 fn ones() -> Tensor {
     Tensor::ones([1024], SUM)
+}
+
+/// That a message tells of the sum of [`ones`], and why it did not end.
+fn assert_names(stuck: &str, why: &str) {
+    let words = ["all-reduce of 4096 bytes (step 7", "data axis", why];
+    assert!(words.iter().all(|words| stuck.contains(words)), "{stuck}");
 }
 
 fn is_peer_failed(result: &Result<()>) -> bool {
@@ -152,22 +202,16 @@ fn one_axis_keeps_the_contract_while_something_is_under_way_on_the_other() {
 #[test]
 fn a_host_far_ahead_waits_for_its_gpu_and_nothing_is_lost() {
     let groups = Groups::new(2);
-    let (results, ()) = groups.run(
-        2,
-        |rank| {
-            let mut x = ones();
-            // Doubled each time by two ranks; more operations than may be open.
-            for _ in 0..300 {
-                rank.data.all_reduce(&mut x)?;
-            }
-            rank.torch.synchronize()?;
-            Ok(x.max().double_value(&[]))
-        },
-        || {},
-    );
-    for result in results {
-        let largest: Result<f64> = result;
-        assert_eq!(largest.expect("nobody fails"), f64::INFINITY);
+    // More operations than may be open; each doubles, as there are two ranks.
+    let num_operations = 300;
+    let work = |rank: Rank| -> Result<f64> {
+        let mut x = Tensor::ones([4], (Kind::Double, Device::Cpu));
+        (0..num_operations).try_for_each(|_| rank.data.all_reduce(&mut x))?;
+        rank.torch.synchronize()?;
+        Ok(x.max().double_value(&[]))
+    };
+    for result in groups.run(2, work, || {}).0 {
+        assert_eq!(result.expect("nobody fails"), 2f64.powi(num_operations));
     }
 }
 
@@ -194,21 +238,16 @@ fn memory_is_not_used_again_while_an_operation_may_read_it() {
 #[test]
 fn what_has_ended_is_noted_while_the_ranks_do_something_else() {
     let groups = Groups::new(2);
-    let (ended, all_ended) = bounded(2);
-    let (looked, is_over) = bounded::<()>(0);
-    let work = |rank: Rank| {
+    let work = |rank: Rank, moment: &Moment| {
         let mut x = ones();
         rank.data.all_reduce(&mut x).expect("issued");
         rank.travel.synchronize().expect("the stream goes on");
-        ended.send(()).expect("received");
-        let _ = is_over.recv();
+        moment.come();
+        moment.wait();
     };
-    let (_, stuck) = groups.run(2, work, || {
-        (0..2).for_each(|_| all_ended.recv().expect("both end"));
+    let (_, stuck) = groups.give_up(2, work, || {
         groups.watchdog.poll();
-        let stuck = [Duration::ZERO, 2 * LIMIT].map(|elapsed| groups.watchdog.tick(elapsed));
-        drop(looked);
-        stuck
+        [Duration::ZERO, 2 * LIMIT].map(|elapsed| groups.watchdog.tick(elapsed))
     });
     assert_eq!(stuck, [None, None]);
 }
@@ -216,100 +255,68 @@ fn what_has_ended_is_noted_while_the_ranks_do_something_else() {
 #[test]
 fn an_operation_that_no_gpu_ends_is_named_and_ended() {
     let groups = Groups::new(2);
-    let (issued, all_issued) = bounded(2);
-    let (aborted, is_over) = bounded::<()>(0);
-    let work = |rank: Rank| {
+    let work = |rank: Rank, moment: &Moment| {
         let _hold = Hold::of(&rank.travel).expect("held");
         let mut x = ones();
         rank.data.all_reduce(&mut x).expect("issued");
-        issued.send(()).expect("received");
-        let _ = is_over.recv();
+        moment.come();
+        moment.wait();
         rank.data.all_reduce(&mut x)
     };
-    let (results, stuck) = groups.run(2, work, || {
-        (0..2).for_each(|_| all_issued.recv().expect("both issue"));
-        let stuck = groups.stuck(|_| true);
-        assert_eq!(groups.watchdog.abort_all(LIMIT), Aborts::Done);
-        drop(aborted);
-        stuck
-    });
+    let (results, stuck) = groups.give_up(2, work, || groups.stuck(|_| true));
     assert!(results.iter().all(is_peer_failed), "{results:?}");
-    let words = ["all-reduce of 4096 bytes (step 7", "data axis", "all ranks have begun it"];
-    assert!(words.iter().all(|words| stuck.contains(words)), "{stuck}");
+    assert_names(&stuck, "all ranks have begun it");
 }
 
 #[test]
 fn an_operation_that_a_peer_never_comes_to_is_ended_by_an_abort() {
     let groups = Groups::new(2);
-    let (issued, all_issued) = bounded(2);
-    let (aborted, is_over) = bounded::<()>(0);
-    let work = |rank: Rank| {
+    let work = |rank: Rank, moment: &Moment| {
         let _hold = (rank.data.rank() == 1).then(|| Hold::of(&rank.torch).expect("held"));
         let mut x = ones();
         rank.data.all_reduce(&mut x).expect("issued");
-        issued.send(()).expect("received");
-        let _ = is_over.recv();
+        moment.come();
+        moment.wait();
         // Rank 0's operation is under way, and waits for its peer until it is aborted.
         if rank.data.rank() == 0 {
             rank.travel.synchronize().expect("the stream goes on");
         }
         rank.data.flush()
     };
-    let (results, ()) = groups.run(2, work, || {
-        (0..2).for_each(|_| all_issued.recv().expect("both issue"));
-        groups.watchdog.abort_all(LIMIT);
-        drop(aborted);
-    });
+    let (results, ()) = groups.give_up(2, work, || {});
     assert!(results.iter().all(is_peer_failed), "{results:?}");
 }
 
 #[test]
 fn a_rank_that_does_not_come_is_named_and_the_others_are_let_go() {
     let groups = Groups::new(3);
-    let (here, all_here) = bounded(3);
-    let (aborted, is_over) = bounded::<()>(0);
-    let work = |rank: Rank| {
-        here.send(()).expect("received");
+    let work = |rank: Rank, moment: &Moment| {
+        moment.come();
         if rank.data.rank() == 1 {
-            let _ = is_over.recv();
+            moment.wait();
         }
         rank.data.all_reduce(&mut ones())
     };
-    let (results, stuck) = groups.run(3, work, || {
-        (0..3).for_each(|_| all_here.recv().expect("all come"));
-        // Ranks say that they are here a moment before they begin.
-        let alone = |why: &Why| matches!(why, Why::Late { missing, .. } if missing[..] == [1]);
-        let stuck = groups.stuck(alone);
-        groups.watchdog.abort_all(LIMIT);
-        drop(aborted);
-        stuck
-    });
+    // Ranks come to the moment a little before they begin.
+    let alone = |why: &Why| matches!(why, Why::Late { missing, .. } if missing[..] == [1]);
+    let (results, stuck) = groups.give_up(3, work, || groups.stuck(alone));
     assert!(results.iter().all(is_peer_failed), "{results:?}");
-    let words = ["all-reduce of 4096 bytes (step 7", "data axis", "rank 1 has not begun it"];
-    assert!(words.iter().all(|words| stuck.contains(words)), "{stuck}");
+    assert_names(&stuck, "rank 1 has not begun it");
 }
 
 #[test]
 fn an_error_of_the_library_is_found_and_named() {
     let groups = Groups::new(2);
-    let (issued, all_issued) = bounded(2);
-    let (aborted, is_over) = bounded::<()>(0);
-    let work = |rank: Rank| {
+    let work = |rank: Rank, moment: &Moment| {
         // Not the same on both.
         let mut x = Tensor::ones([1024 + rank.data.rank() as i64], SUM);
         rank.data.all_reduce(&mut x).expect("issued");
-        rank.torch.synchronize().expect("goes on");
-        issued.send(()).expect("received");
-        let _ = is_over.recv();
+        rank.torch.synchronize().expect("the stream goes on");
+        moment.come();
+        moment.wait();
         rank.data.flush()
     };
-    let (results, stuck) = groups.run(2, work, || {
-        (0..2).for_each(|_| all_issued.recv().expect("both issue"));
-        let stuck = groups.stuck(|_| true);
-        groups.watchdog.abort_all(LIMIT);
-        drop(aborted);
-        stuck
-    });
+    let (results, stuck) = groups.give_up(2, work, || groups.stuck(|_| true));
     assert!(results.iter().all(is_peer_failed), "{results:?}");
     assert!(stuck.contains("(step 7") && stuck.contains("failed: NCCL: invalid usage"), "{stuck}");
 }

@@ -112,16 +112,8 @@ class Machine:
         self.ours_environment["LD_LIBRARY_PATH"] = ":".join(path for path in paths if path)
         self.ours_environment["LD_PRELOAD"] = ":".join(path for path in preloaded if path)
 
-    def version(self):
-        """What the program calls itself."""
-        command = [self.args.binary, "--version"]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=self.ours_environment, check=False
-        )
-        return done.stdout.strip() or "unknown"
-
     def start(self):
-        """Why the program does not start, if it does not."""
+        """Why the program does not start, if it does not; if it does, its version is known."""
         command = [self.args.binary, "--version"]
         try:
             done = subprocess.run(
@@ -129,6 +121,7 @@ class Machine:
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
+        self.version = done.stdout.strip() or "unknown"
         return last_line(done.stderr) if done.returncode else None
 
     def seconds_left(self):

@@ -2,11 +2,11 @@
 
 import datetime
 import json
-import os
-import pathlib
 import shlex
 import sys
 import time
+
+import turns
 
 from .machine import OUT_OF_TIME, query
 
@@ -59,10 +59,10 @@ class Report:
         about = {
             "date": datetime.date.today().isoformat(),
             "command": shlex.join(sys.argv),
-            "program": machine.version(),
+            "program": machine.version,
             "GPU": gpus,
             "driver": driver or "none",
-            "CPU": processor(),
+            "CPU": turns.processor(),
             "peer": f"torch {machine.torch or 'none'}",
             "libtorch": machine.lent,
         }
@@ -81,13 +81,3 @@ class Report:
         everything = {"about": about, **self.results}
         (folder / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
         return lines
-
-
-def processor():
-    """The CPU's name and the number of its cores that may be used."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown'}, {len(os.sched_getaffinity(0))} cores"

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 use tch::Device;
 
@@ -169,20 +169,31 @@ impl Hold {
     /// # Errors
     /// If the driver refuses.
     pub fn of(stream: &CudaStream) -> Result<Self> {
-        extern "C" fn wait(held: *mut c_void) {
-            // SAFETY: the receiver boxed below, which is passed here once.
-            let held = unsafe { Box::from_raw(held.cast::<Receiver<()>>()) };
-            // Nothing is ever sent: the channel closes.
-            let _ = held.recv();
-        }
-        let (release, held) = bounded(0);
-        stream.context().bind_to_thread()?;
-        let held = Box::into_raw(Box::new(held)).cast();
-        // SAFETY: the stream is live, and runs `wait` once, on a thread that may receive.
-        let code = unsafe { sys::cuLaunchHostFunc(stream.cu_stream(), Some(wait), held) };
-        code.result().context("a stream cannot be held")?;
+        let (release, held) = bounded::<()>(0);
+        // Nothing is ever sent: the channel closes.
+        call_host(stream, move || held.recv().unwrap_or(()))?;
         Ok(Self { _release: release })
     }
+}
+
+/// Lets the host do `work` when `stream` comes to it; what is behind it on the stream waits. `work` may not
+/// call CUDA.
+///
+/// # Errors
+/// If the driver refuses.
+pub fn call_host(stream: &CudaStream, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    type Work = Box<dyn FnOnce() + Send>;
+    extern "C" fn run(work: *mut c_void) {
+        // SAFETY: the box made below, which is passed here once.
+        let work = unsafe { Box::from_raw(work.cast::<Work>()) };
+        work();
+    }
+    stream.context().bind_to_thread()?;
+    let work: Box<Work> = Box::new(Box::new(work));
+    let work = Box::into_raw(work).cast();
+    // SAFETY: the stream is live, and calls `run` once, on a thread that may do what is `Send`.
+    let code = unsafe { sys::cuLaunchHostFunc(stream.cu_stream(), Some(run), work) };
+    code.result().context("a stream takes no work of the host's")
 }
 
 #[cfg(test)]

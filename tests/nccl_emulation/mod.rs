@@ -1,12 +1,12 @@
 //! NCCL and CUDA's streams on the CPU, and a group as a GPU would use it. FFI: loads what it compiled, and
-//! gives streams work.
+//! writes tensors late.
 //!
 //! What calls NCCL, how it is ordered with what is computed, and how it ends is the program's own; see
 //! `cuda.cpp` and `nccl.cpp` for what this cannot show.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::ffi::{CString, c_void};
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use alexnet_mgpu::collective::Collective;
 use alexnet_mgpu::collective::nccl::Nccl;
+use alexnet_mgpu::torch_ext::cuda::call_host;
 use anyhow::Result;
-use cudarc::driver::{CudaContext, CudaStream, sys};
+use cudarc::driver::{CudaContext, CudaStream};
 use tch::Tensor;
 
 /// How long after the host a stream computes: a reader who does not wait for it finds nothing.
@@ -58,20 +59,6 @@ fn compile(source: &str, name: &str, library: &Path, uses: &[PathBuf]) -> PathBu
     library.to_owned()
 }
 
-/// Gives a stream something to do after what it has.
-fn launch(stream: &CudaStream, work: impl FnOnce() + Send + 'static) {
-    extern "C" fn run(work: *mut c_void) {
-        // SAFETY: made below, and run once.
-        let work = unsafe { Box::from_raw(work.cast::<Box<dyn FnOnce()>>()) };
-        work();
-    }
-    let work: Box<Box<dyn FnOnce()>> = Box::new(Box::new(work));
-    let work = Box::into_raw(work).cast();
-    // SAFETY: the stream is live; it runs `run` once, on a thread that may run the work.
-    let code = unsafe { sys::cuLaunchHostFunc(stream.cu_stream(), Some(run), work) };
-    assert_eq!(code, sys::CUresult::CUDA_SUCCESS);
-}
-
 /// The memory of a tensor, to be written by a stream.
 struct Memory(*mut u8);
 
@@ -102,12 +89,13 @@ impl Lagging {
         unsafe { at.write_bytes(0xff, num_bytes) };
         let memory = Memory(at);
         self.kept.borrow_mut().push(x.shallow_clone());
-        launch(&self.torch, move || {
+        let come = call_host(&self.torch, move || {
             let memory = memory;
             std::thread::sleep(LAG);
             // SAFETY: as above; the tensor is kept until the stream has come past.
             unsafe { memory.0.copy_from_nonoverlapping(values.as_ptr(), values.len()) };
         });
+        come.expect("the stream takes it");
     }
 
     /// Waits for the stream, as reading a tensor does.
