@@ -48,6 +48,7 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         Command::GpuCheck(GpuCheckCommand::Speed(args)) => {
             kernel_check::speed(&args).map(|()| Exit::Ok)
         }
+        Command::GpuCheck(GpuCheckCommand::Steps) => bench::steps().map(|()| Exit::Ok),
         Command::Pack(args) => pack::run(&args, screen),
         Command::Stats(args) => statistics::run(&args, screen),
         Command::Eval(args) => inference::eval(&args).map(|()| Exit::Ok),

@@ -6,13 +6,56 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, CudaStream};
 use tch::Device;
 
 use crate::metrics::{Phase, PhaseTimes};
 use crate::torch_ext::cuda;
+
+/// A place in this thread's work on a device.
+pub struct Mark(Place);
+
+enum Place {
+    Host(Instant),
+    Gpu(CudaEvent),
+}
+
+impl Mark {
+    /// The place behind all that this thread has asked `device` for so far.
+    ///
+    /// # Errors
+    /// If a GPU has no events.
+    pub fn on(device: Device) -> Result<Self> {
+        Ok(Self(match device {
+            Device::Cuda(device) => {
+                let stream = cuda::borrowed_stream(device)?;
+                let event = new_event(&stream)?;
+                event.record(&stream)?;
+                Place::Gpu(event)
+            }
+            _ => Place::Host(Instant::now()),
+        }))
+    }
+
+    /// How long the device took from here to `later`, by its own clock. Waits until it has come there.
+    ///
+    /// # Errors
+    /// If the GPU is lost, or the places are on different devices.
+    pub fn seconds_to(&self, later: &Self) -> Result<f64> {
+        match (&self.0, &later.0) {
+            (Place::Host(here), Place::Host(later)) => Ok((*later - *here).as_secs_f64()),
+            (Place::Gpu(here), Place::Gpu(later)) => Ok(f64::from(here.elapsed_ms(later)?) / 1e3),
+            _ => bail!("a place on a GPU and one on the CPU have no time between them"),
+        }
+    }
+}
+
+/// One that is timed, and lets a thread that waits for it sleep.
+fn new_event(stream: &CudaStream) -> Result<CudaEvent> {
+    Ok(stream.context().new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))?)
+}
 
 /// Times the phases of one rank's steps.
 pub struct Stopwatch(Laps);
@@ -40,9 +83,7 @@ struct Marks {
 impl Marks {
     fn put(&mut self, at: usize, stream: &CudaStream) -> Result<()> {
         if at == self.events.len() {
-            // Timed, and a thread that waits for it sleeps.
-            let flags = CUevent_flags::CU_EVENT_BLOCKING_SYNC;
-            self.events.push(stream.context().new_event(Some(flags))?);
+            self.events.push(new_event(stream)?);
         }
         Ok(self.events[at].record(stream)?)
     }
@@ -152,5 +193,13 @@ mod tests {
         stopwatch.start().expect("no GPU");
         let timed = stopwatch.finish();
         assert_eq!(stopwatch.read(timed).expect("no GPU"), PhaseTimes::default());
+    }
+
+    #[test]
+    fn the_time_between_two_marks_is_that_of_the_work_between_them() {
+        let here = Mark::on(Device::Cpu).expect("needs nothing");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        let later = Mark::on(Device::Cpu).expect("needs nothing");
+        assert!(here.seconds_to(&later).expect("both on the CPU") >= 0.002);
     }
 }

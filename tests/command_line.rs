@@ -2,6 +2,7 @@
 //! on disk afterwards. Every case runs the real binary.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -332,4 +333,27 @@ fn a_run_ends_by_saying_where_everything_lies_and_what_to_try_next() {
     {
         assert!(desk.run_dir().join(file).exists(), "{file}");
     }
+}
+
+#[test]
+fn steps_in_turns_are_answered_line_by_line_and_a_line_that_fails_leaves_the_next_alone() {
+    let step = "--arch alexnet-cifar --batch 4 --device cpu --steps 2";
+    let mut serving = Command::new(PROGRAM);
+    serving.args(["gpu-check", "steps"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = serving.spawn().expect("built with the tests");
+    let mut lines = child.stdin.take().expect("piped");
+    for line in [step, &format!("{step} --warmup 1"), "--arch none", &format!("{step} --gpus 2")] {
+        writeln!(lines, "{line}").expect("it reads");
+    }
+    drop(lines);
+    let output = child.wait_with_output().expect("it ends with its input");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let answers: Vec<_> = text.lines().collect();
+    assert_eq!((answers.len(), output.status.code()), (4, Some(0)), "{text}");
+    for rate in &answers[..2] {
+        let rate = rate.strip_suffix(" img/s").and_then(|rate| rate.parse::<f64>().ok());
+        assert!(rate.is_some_and(|rate| rate > 0.0), "{text}");
+    }
+    assert!(answers[2].starts_with("failed: ") && answers[2].contains("alexnet-owt"), "{text}");
+    assert!(answers[3].starts_with("failed: ") && answers[3].contains("one device"), "{text}");
 }

@@ -11,12 +11,16 @@ because peak memory belongs to a process.
 
 On a GPU all but eager update by the fused SGD.
 
-Last lines: `peak memory: X MiB`, then `X img/s`, the median of the timed windows.
+Last lines: `peak memory: X MiB`, then `X img/s`, the median of the timed windows. With --serve each line of
+standard input holds flags of one more run and is answered by `X img/s` or `failed: WHY`; a model stays until a
+line is about another one.
 """
 
 import argparse
+import gc
 import resource
 import statistics
+import sys
 import time
 
 import torch
@@ -64,7 +68,7 @@ def make_model(arch):
     return alexnet(weights=None), 224
 
 
-def parse_arguments():
+def parse_arguments(words=None):
     parser = argparse.ArgumentParser(description="time one AlexNet training step in PyTorch")
     parser.add_argument("--arch", choices=["alexnet", "alexnet-owt"], default="alexnet")
     parser.add_argument("--batch", type=int, default=64)
@@ -76,7 +80,8 @@ def parse_arguments():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     variants = ["eager", "channels-last", "compile", "max-autotune"]
     parser.add_argument("--variant", choices=variants, default="channels-last")
-    args = parser.parse_args()
+    parser.add_argument("--serve", action="store_true", help="take runs from standard input")
+    args = parser.parse_args(words)
     if min(args.batch, args.threads, args.steps, args.windows) < 1:
         parser.error("--batch, --threads, --steps and --windows have to be at least 1")
     return args
@@ -124,14 +129,28 @@ def make_step(args, device, num_images, wrap=lambda model: model):
     return step
 
 
+def device_clock(device):
+    """A function that returns the seconds between two of its own calls, by the device's clock on a GPU."""
+    if device == "cpu":
+        begun = time.perf_counter()
+        return lambda: time.perf_counter() - begun
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+
+    def seconds():
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    return seconds
+
+
 def time_window(args, step):
     """Images per second over `--steps` steps."""
-    start = time.perf_counter()
+    seconds = device_clock(args.device)
     for _ in range(args.steps):
         step()
-    if args.device == "cuda":
-        torch.cuda.synchronize()
-    return args.batch * args.steps / (time.perf_counter() - start)
+    return args.batch * args.steps / seconds()
 
 
 def peak_memory_mib(device):
@@ -141,16 +160,57 @@ def peak_memory_mib(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main():
-    args = parse_arguments()
+def prepare(args):
+    """A step, with libraries and random numbers set up for it."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
     set_up_libraries(args.precision)
-    step = make_step(args, args.device, args.batch)
+    return make_step(args, args.device, args.batch)
+
+
+def time_windows(args, step):
+    """Images per second of each window, after the warm-up."""
     for _ in range(args.warmup):
-        loss = step().item()
-        assert loss == loss, "the loss is not a number"
+        step()
     rates = [time_window(args, step) for _ in range(args.windows)]
+    loss = step().item()
+    assert loss == loss, "the loss is not a number"
+    return rates
+
+
+def give_back_memory():
+    """What nobody holds any more goes back to the GPU, which others use too."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def serve():
+    """Answers the lines of standard input."""
+    known, step = None, None
+    for line in sys.stdin:
+        args = parse_arguments(line.split())
+        about = [args.arch, args.batch, args.precision, args.threads, args.device, args.variant]
+        try:
+            if about != known:
+                known = step = None
+                give_back_memory()
+                known, step = about, prepare(args)
+            answer = f"{statistics.median(time_windows(args, step)):.1f} img/s"
+        except Exception as error:
+            said = " ".join(str(error).split())
+            answer = f"failed: {type(error).__name__}: {said[:240]}"
+        if answer.startswith("failed"):
+            known = step = None
+            give_back_memory()
+        print(answer, flush=True)
+
+
+def main():
+    args = parse_arguments()
+    if args.serve:
+        return serve()
+    rates = time_windows(args, prepare(args))
     print(f"torch {torch.__version__} {args.arch} {args.variant} batch {args.batch}", end=" ")
     print(f"{args.precision} {args.device} threads {args.threads}")
     print("windows:", " ".join(f"{rate:.1f}" for rate in rates), "img/s")

@@ -4,12 +4,14 @@ import json
 import os
 import pathlib
 import random
-import re
 import statistics
 import struct
 import tempfile
 import zlib
 from dataclasses import dataclass
+
+from . import goals
+from .goals import Measured
 
 
 @dataclass
@@ -86,8 +88,7 @@ def synthetic(machine, size):
     flags = ["--arch", size.net, "--batch", size.batch, "--precision", size.precision]
     flags += ["--device", machine.args.device, "--steps", size.steps // 2, "--warmup", size.steps // 4]
     done = machine.ours("bench", "step", *flags)
-    rates = re.findall(r"^([\d.]+) img/s$", done.output, re.MULTILINE)
-    return done, float(rates[-1]) if rates else None
+    return done, done.rate()
 
 
 def measure_fed(machine, report):
@@ -111,4 +112,6 @@ def measure_fed(machine, report):
     report.results["fed"] = {"fed": fed, "wait_share": wait_share, "synthetic": [before, after]}
     value = f"{fed:.0f} img/s, {wait_share:.0%} of it waiting; "
     value += f"synthetic before {before:.0f}, after {after:.0f} img/s"
-    return report.add(what, value, f"{2 * fed / (before + after):.2f} x synthetic")
+    share = 2 * fed / (before + after)
+    goal = None if machine.rehearsal else goals.FED
+    return report.measured(what, value, [Measured(share, f"{share:.2f} x synthetic", goal)])

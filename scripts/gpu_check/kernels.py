@@ -1,5 +1,7 @@
 """How fast single kernels are, beside the same work in PyTorch's operations."""
 
+from . import goals
+from .goals import Measured
 from .machine import PEERS
 
 
@@ -33,12 +35,15 @@ def peer_rows(machine, report):
 
 
 def add_row(report, row, peers):
-    value = f"{row['us']:.1f} us, {row['gb_s']:.0f} GB/s, {row['share_of_copy']:.0%} of a copy"
-    verdict = []
+    name, share = row["kernel"], row["share_of_copy"]
+    value = f"{row['us']:.1f} us, {row['gb_s']:.0f} GB/s"
+    measured = [Measured(share, f"{share:.2f} x copy", goals.of_kernel(name))]
     for peer in peers:
         if peer.get("us"):
-            value += f"; {peer['variant']} {peer['us']:.1f} us"
-            verdict.append(f"{peer['us'] / row['us']:.2f} x {peer['variant']}")
+            variant, lead = peer["variant"], peer["us"] / row["us"]
+            value += f"; {variant} {peer['us']:.1f} us"
+            goal = goals.of_kernel(name, variant)
+            measured.append(Measured(lead, f"{lead:.2f} x {variant}", goal))
         else:
             value += f"; {peer['variant']} failed: {peer['problem']}"
-    report.add(row["kernel"], value, "; ".join(verdict) or "–")
+    report.measured(name, value, measured)

@@ -1,61 +1,27 @@
-"""The machine under check: its GPUs, and commands that are run on it against a deadline."""
+"""The machine under check: its GPUs, the program and its peer, and what these load."""
 
-import functools
 import json
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from dataclasses import dataclass
+
+from .commands import Deadline, Server, last_line, run
+from .gpus import visible_gpus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "bench/peers"
 
-# A command that would have less time is not begun; one that takes longer leaves the others too little.
-LEAST_SECONDS = 5
-MOST_SECONDS = 150
-
-OUT_OF_TIME = "not run: out of time"
-
-
-@dataclass
-class Done:
-    """A command that has ended."""
-
-    output: str
-    problem: str | None = None
-
-    def last_json(self):
-        """The last line that is a JSON object, or None."""
-        for line in reversed(self.output.splitlines()):
-            if line.startswith("{"):
-                try:
-                    return json.loads(line)
-                except ValueError:
-                    return None
-        return None
-
-    def last_line(self):
-        """What the command said last: where it failed, why."""
-        return last_line(self.output)
-
-
-def last_line(output):
-    return (output.strip().splitlines() or ["no output"])[-1][-240:]
-
 
 class Machine:
-    """Runs commands until the deadline, and kills what still runs then."""
+    """Runs the program and its peer until the deadline, and kills what still runs then."""
 
     def __init__(self, args):
         self.args = args
         self.rehearsal = args.device == "cpu"
-        self.begun = time.monotonic()
+        self.deadline = Deadline(args.minutes)
         self.num_gpus = 0 if self.rehearsal else len(visible_gpus())
         self.torch, self.torch_folder = self.find_torch()
         self.lent, self.ours_environment = "its own", dict(os.environ)
@@ -124,69 +90,21 @@ class Machine:
         self.version = done.stdout.strip() or "unknown"
         return last_line(done.stderr) if done.returncode else None
 
-    def seconds_left(self):
-        return self.args.minutes * 60 - (time.monotonic() - self.begun)
-
     def ours(self, *words, **environment):
         """Runs the program with these arguments, and these variables set."""
-        return self.run([self.args.binary, *words], self.ours_environment | environment)
+        return run([self.args.binary, *words], self.ours_environment | environment, self.deadline)
 
     def peer(self, *words):
         """Runs the peer's Python with these arguments, in the environment the caller gave it."""
-        return self.run([self.args.python, *words], dict(os.environ))
+        return run([self.args.python, *words], dict(os.environ), self.deadline)
 
-    def run(self, words, environment):
-        words = [str(word) for word in words]
-        left = min(self.seconds_left(), MOST_SECONDS)
-        if left < LEAST_SECONDS:
-            return Done("", OUT_OF_TIME)
-        print("$", " ".join(words), flush=True)
-        try:
-            # Of a session of its own, so that whatever it has started can be killed with it.
-            process = subprocess.Popen(
-                words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                errors="replace", env=environment, start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            return Done(str(error), f"failed: {error}")
-        try:
-            output, _ = process.communicate(timeout=left)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            why = "failed: takes too long" if left == MOST_SECONDS else OUT_OF_TIME
-            return Done(output, f"{why} (stopped after {left:.0f} s)")
-        if process.returncode:
-            print(output[-2000:], flush=True)
-            return Done(output, f"failed: {last_line(output)}")
-        return Done(output)
+    def our_server(self, *words):
+        """The program with these arguments, to be asked line by line."""
+        return Server([self.args.binary, *words], self.ours_environment, self.deadline)
 
-
-def nvidia_smi(*words):
-    """What nvidia-smi prints, or nothing."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", *words], capture_output=True, text=True, check=True, timeout=10
-        )
-        return done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-@functools.cache
-def visible_gpus():
-    """What nvidia-smi calls the GPUs that programs see, in their order."""
-    num_gpus = sum(line.startswith("GPU ") for line in nvidia_smi("-L").splitlines())
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None or num_gpus == 0:
-        return [str(number) for number in range(num_gpus)]
-    return [name.strip() for name in chosen.split(",") if name.strip()]
-
-
-def query(what):
-    """The first visible GPU's answer."""
-    first = next(iter(visible_gpus()), "0")
-    return nvidia_smi(f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={first}")
+    def peer_server(self, *words):
+        """The peer's Python with these arguments, to be asked line by line."""
+        return Server([self.args.python, *words], dict(os.environ), self.deadline)
 
 
 def find_nccl(beside):
@@ -199,33 +117,3 @@ def find_nccl(beside):
         return None
     found = re.search(r"libnccl\.so\.2 .*=> (\S+)", known)
     return pathlib.Path(found.group(1)) if found else None
-
-
-class PeakMemory:
-    """The most memory in use on the first visible GPU during a `with`, above what was before, in MiB."""
-
-    def __init__(self):
-        self.mib = None
-        self.done = threading.Event()
-
-    def sample(self):
-        used = query("memory.used")
-        return float(used) if used.replace(".", "").isdigit() else None
-
-    def watch(self):
-        while not self.done.wait(0.25):
-            used = self.sample()
-            if used is not None:
-                self.mib = max(self.mib or 0.0, used - self.before)
-
-    def __enter__(self):
-        self.before = self.sample()
-        if self.before is not None:
-            self.thread = threading.Thread(target=self.watch, daemon=True)
-            self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        if self.before is not None:
-            self.thread.join()

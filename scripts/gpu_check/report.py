@@ -4,11 +4,11 @@ import datetime
 import json
 import shlex
 import sys
-import time
 
 import turns
 
-from .machine import OUT_OF_TIME, query
+from .commands import OUT_OF_TIME
+from .gpus import query
 
 
 class Report:
@@ -17,6 +17,7 @@ class Report:
     def __init__(self):
         self.rows = []
         self.results = {}
+        self.num_met, self.missed = 0, []
 
     def add(self, what, value, verdict="–"):
         # A cell of the table: one line, without its separator.
@@ -45,6 +46,26 @@ class Report:
         else:
             self.done(what, done)
 
+    def measured(self, what, value, measured):
+        """A measurement, and how each of its numbers stands to its goal. To miss one is no failure."""
+        verdict = []
+        for one in measured:
+            shown = one.shown
+            if one.goal and one.goal.is_met(one.value):
+                self.num_met += 1
+                shown += f" (met: {one.goal})"
+            elif one.goal:
+                self.missed.append(f"{what}: {shown} ({one.goal})")
+                shown += f" (MISSED: {one.goal})"
+            verdict.append(shown)
+        self.add(what, value, "; ".join(verdict) or "–")
+
+    def goals(self):
+        num_missed = len(self.missed)
+        if self.num_met + num_missed == 0:
+            return "none was looked at"
+        return f"{self.num_met} met, {num_missed} missed"
+
     def not_run(self, what, why):
         self.add(what, f"not run: {why}")
 
@@ -66,18 +87,20 @@ class Report:
             "peer": f"torch {machine.torch or 'none'}",
             "libtorch": machine.lent,
         }
-        minutes = (time.monotonic() - machine.begun) / 60
+        deadline = machine.deadline
         lines = [
             "# GPU check: a rehearsal without a GPU" if machine.rehearsal else "# GPU check",
             "",
             *(f"- {what}: {value}" for what, value in about.items()),
-            f"- took {minutes:.1f} minutes of {machine.args.minutes:g}",
+            f"- took {deadline.minutes_taken():.1f} minutes of {deadline.minutes:g}",
+            f"- goals: {self.goals()}",
             "",
             "| what | result | verdict |",
             "|---|---|---|",
             *(f"| {what} | {value} | {verdict} |" for what, value, verdict in self.rows),
         ]
         (folder / "report.md").write_text("\n".join(lines) + "\n")
-        everything = {"about": about, **self.results}
+        goals = {"met": self.num_met, "missed": self.missed}
+        everything = {"about": about, "goals": goals, **self.results}
         (folder / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
         return lines

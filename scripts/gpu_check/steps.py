@@ -1,37 +1,43 @@
-"""How fast training steps are, and how much memory they take, in turns with PyTorch."""
+"""How fast training steps are, in turns with PyTorch."""
 
-import contextlib
-import re
 import statistics
 from dataclasses import dataclass, field
 
-from .machine import OUT_OF_TIME, PEERS, PeakMemory
+from . import goals
+from .commands import OUT_OF_TIME
+from .goals import COMPILED, EAGER, LAST, Measured
+from .machine import PEERS
 
-# What PyTorch is run as; see bench/peers/torch_step.py.
-EAGER, LAST, COMPILED = "eager", "channels-last", "max-autotune"
-# Where memory is compared.
-LEAN = ("alexnet", 128, "fp32")
+OURS = "ours"
+# Steps of a turn; as many fewer as its time allows, but never below the least.
+MOST_STEPS, LEAST_STEPS = 200, 10
+# For four timed steps one that is not.
+WARMUP_SHARE = 4
 
 
 @dataclass
-class Contender:
-    """The runs of one program in one case."""
+class Case:
+    """What was measured of a network, batch and precision: the img/s of each contender, turn by turn."""
 
-    rates: list = field(default_factory=list)
-    peaks_mib: list = field(default_factory=list)
-    problem: str | None = None
+    turns: list = field(default_factory=list)
+    problems: dict = field(default_factory=dict)
 
-    def rate(self):
-        return statistics.median(self.rates) if self.rates else None
+    def names(self):
+        return list(dict.fromkeys(name for found in [*self.turns, self.problems] for name in found))
 
-    def peak_mib(self):
-        return max(self.peaks_mib, default=None)
+    def rate(self, name):
+        """The median over the turns, or None."""
+        rates = [turn[name] for turn in self.turns if name in turn]
+        return statistics.median(rates) if rates else None
+
+    def lead(self, name):
+        """The median of ours over another's rate in the same turn, or None."""
+        leads = [turn[OURS] / turn[name] for turn in self.turns if turn.keys() >= {OURS, name}]
+        return statistics.median(leads) if leads else None
 
     def shown(self, name):
-        if not self.rates:
-            return f"{name} {self.problem or 'not run'}"
-        peak = f", {self.peak_mib():.0f} MiB" if self.peaks_mib else ""
-        return f"{name} {self.rate():.0f} img/s{peak}"
+        rate = self.rate(name)
+        return f"{name} {self.problems[name]}" if rate is None else f"{name} {rate:.0f} img/s"
 
 
 def cases(machine):
@@ -39,100 +45,105 @@ def cases(machine):
     if machine.args.case:
         return machine.args.case
     if machine.rehearsal:
-        return [("alexnet-cifar", 4, "fp32"), ("alexnet-cifar", 4, "tf32")]
+        return [("alexnet-owt", 4, "fp32"), ("alexnet", 4, "tf32")]
     nets = ["alexnet", "alexnet-owt"]
-    first = [LEAN, ("alexnet", 512, "bf16"), ("alexnet", 128, "bf16"), ("alexnet-owt", 512, "bf16")]
-    rest = [(n, b, p) for p in ["bf16", "tf32", "fp32"] for b in [128, 512, 1024] for n in nets]
+    first = [("alexnet", 512, "bf16"), ("alexnet", 128, "bf16")]
+    rest = [(n, b, p) for p in ["bf16", "tf32", "fp32"] for b in [512, 128, 1024] for n in nets]
     return first + [case for case in rest if case not in first]
 
 
-def turns(machine):
-    """(case, name) of every run, in the order in which time is spent on them.
+def blocks(machine):
+    """(case, contenders that take turns in it), in the order in which time is spent.
 
-    Compiling takes a minute or more: the two cases that tell most go first, the others after everything else
-    has been measured once.
+    Compiling takes a minute or more: only the two cases that tell most are compiled at once, the others after
+    everything else has been measured.
     """
-    peers = [EAGER, LAST] if machine.torch else []
-    order = []
-    for at, case in enumerate(cases(machine)):
-        order += [(case, name) for name in ["ours", *peers]]
-        if machine.torch and at in (1, 2):
-            order.append((case, COMPILED))
-    if machine.torch:
-        order += [(c, COMPILED) for c in cases(machine) if (c, COMPILED) not in order]
-    again = [(case, name) for case in cases(machine) for name in ["ours", *peers]]
-    return order + again * (machine.args.rounds - 1)
+    if not machine.torch:
+        return [(case, [OURS]) for case in cases(machine)]
+    at_once, later = cases(machine)[:2], cases(machine)[2:]
+    return [
+        *((case, [OURS, EAGER, LAST, COMPILED]) for case in at_once),
+        *((case, [OURS, EAGER, LAST]) for case in later),
+        *((case, [OURS, COMPILED]) for case in later),
+    ]
 
 
-def run(machine, case, name):
-    """One run: what ended, and the most memory it took, where that is asked for: to look disturbs.
-
-    Both programs are timed over the same number of steps in one go, from the end of as many untimed ones.
-    """
-    net, batch, precision = case
-    flags = ["--arch", net, "--batch", batch, "--precision", precision]
-    flags += ["--device", machine.args.device]
-    steps, warmup = (2, 1) if machine.rehearsal else (max(12800 // batch, 20), 20)
-    flags += ["--steps", steps, "--warmup", warmup]
-    with PeakMemory() if case == LEAN else contextlib.nullcontext() as memory:
-        if name == "ours":
-            done = machine.ours("bench", "step", *flags)
-        else:
-            done = machine.peer(PEERS / "torch_step.py", *flags, "--windows", 1, "--variant", name)
-    return done, memory.mib if memory else None
-
-
-def rate(output):
-    """img/s over all timed steps: the peer's only window, and what ours calls its mean."""
-    found = re.findall(r"^(?:mean: )?([\d.]+) img/s$", output, re.MULTILINE)
-    return float(found[0]) if found else None
+def contenders(machine):
+    """A server by name: programs that stay, as a turn is shorter than their start."""
+    servers = {OURS: machine.our_server("gpu-check", "steps")}
+    for name in [EAGER, LAST, COMPILED] if machine.torch else []:
+        servers[name] = machine.peer_server(PEERS / "torch_step.py", "--serve")
+    if machine.deadline.seconds_for_one():
+        for server in servers.values():
+            server.begin()  # all at once: importing torch takes seconds
+    return servers
 
 
 def measure_steps(machine, report):
-    found = {case: {} for case in cases(machine)}
-    for case, name in turns(machine):
-        contender = found[case].setdefault(name, Contender())
-        done, peak_mib = run(machine, case, name)
-        per_second = rate(done.output)
-        if done.problem or per_second is None:
+    found = {case: Case() for case in cases(machine)}
+    servers = contenders(machine)
+    try:
+        for case, names in blocks(machine):
+            asked = {name: asker(machine, servers[name], name, case) for name in names}
+            take_turns(machine, found[case], case, asked)
+            if COMPILED in names:
+                servers[COMPILED].end()  # the next case compiles in a process of its own
+    finally:
+        for server in servers.values():
+            server.end()
+    report.results["steps"] = [{"case": case, **vars(one)} for case, one in found.items()]
+    for case, one in found.items():
+        add_row(machine, report, case, one)
+
+
+def asker(machine, server, name, case):
+    """A function from numbers of untimed and timed steps to an answer."""
+    net, batch, precision = case
+    flags = ["--arch", net, "--batch", batch, "--precision", precision, "--device", machine.args.device]
+    if name != OURS:
+        flags += ["--variant", name, "--windows", 1]
+    return lambda warmup, steps: server.ask(*flags, "--warmup", warmup, "--steps", steps)
+
+
+def take_turns(machine, found, case, asked):
+    """Lets each contender get ready, then all take turns over the same number of steps."""
+    rates = answers(found, asked, 2, 2 if machine.rehearsal else LEAST_STEPS)
+    if not rates:
+        return
+    batch = case[1]
+    steps = int(min(rates.values()) * machine.args.seconds / batch)
+    steps = 2 if machine.rehearsal else min(max(steps, LEAST_STEPS), MOST_STEPS)
+    for _ in range(machine.args.rounds):
+        ready = {name: ask for name, ask in asked.items() if name in rates}
+        rates = answers(found, ready, max(steps // WARMUP_SHARE, 1), steps)
+        if rates:
+            found.turns.append(rates)
+
+
+def answers(found, asked, warmup, steps):
+    """img/s by contender, of those that have any; the others' problems are kept."""
+    rates = {}
+    for name, ask in asked.items():
+        done = ask(warmup, steps)
+        if done.problem:
             # Of several the first tells most: later turns may only have come too late.
-            contender.problem = contender.problem or done.problem or f"failed: {done.last_line()}"
-            continue
-        contender.rates.append(per_second)
-        if peak_mib is not None:
-            contender.peaks_mib.append(peak_mib)
-    report.results["steps"] = [
-        {"case": case, "contenders": {name: vars(one) for name, one in contenders.items()}}
-        for case, contenders in found.items()
-    ]
-    if LEAN in found:
-        add_memory(report, found[LEAN])
-    for case, contenders in found.items():
-        add_row(report, case, contenders)
+            found.problems.setdefault(name, done.problem)
+        else:
+            rates[name] = done.rate()
+    return rates
 
 
-def add_row(report, case, contenders):
+def add_row(machine, report, case, found):
     net, batch, precision = case
     what = f"step, {net}, batch {batch}, {precision}"
-    value = "; ".join(one.shown(name) for name, one in contenders.items())
-    ours = contenders["ours"]
-    if ours.rate() is None and not ours.problem.startswith(OUT_OF_TIME):
+    value = "; ".join(found.shown(name) for name in found.names())
+    ours = found.rate(OURS)
+    if ours is None and not found.problems[OURS].startswith(OUT_OF_TIME):
         return report.check(what, False, value)
-    return report.add(what, value, ratios(contenders) or "–")
-
-
-def ratios(contenders):
-    ours = contenders["ours"].rate()
-    peers = {name: one.rate() for name, one in contenders.items() if name != "ours" and one.rate()}
-    return "; ".join(f"{ours / rate:.2f} x {name}" for name, rate in peers.items()) if ours else ""
-
-
-def add_memory(report, contenders):
-    def shown(name, one):
-        peak = f"{one.peak_mib():.0f} MiB" if one.peaks_mib else one.problem or "not seen by nvidia-smi"
-        return f"{name} {peak}"
-
-    what = "peak memory, {}, batch {}, {}".format(*LEAN)
-    value = "; ".join(shown(name, one) for name, one in contenders.items())
-    ours, eager = (contenders.get(name, Contender()).peak_mib() for name in ["ours", EAGER])
-    report.add(what, value, f"{ours / eager:.2f} x {EAGER}" if ours and eager else "–")
+    measured = []
+    for name in found.names():
+        if name != OURS and (lead := found.lead(name)):
+            measured.append(Measured(lead, f"{lead:.2f} x {name}", goals.of_step(case, name)))
+    if ours and (goal := goals.of_rate(case)):
+        measured.append(Measured(ours, f"{ours:,.0f} img/s", goal))
+    return report.measured(what, value, [] if machine.rehearsal else measured)

@@ -5,7 +5,7 @@ mod pipeline;
 mod step;
 
 pub use pipeline::pipeline;
-pub use step::step;
+pub use step::{step, steps};
 
 /// The process's largest resident set so far, as Linux reports it.
 fn peak_memory_mib() -> Option<u64> {

@@ -1,16 +1,20 @@
 //! `bench step`: how fast a training step is, without the input pipeline.
 
+use std::io::stdin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::peak_memory_mib;
 use crate::cli::BenchStepArgs;
 use crate::config::Config;
 use crate::data::{Batch, Pixels};
+use crate::launch::{Place, World};
 use crate::random::{Key, Purpose};
 use crate::run;
+use crate::stopwatch::Mark;
+use crate::train::Worker;
 
 /// Trains on one synthetic batch and prints peak memory, the bytes each rank sends in a step, the rate over
 /// all timed steps as `mean: X img/s` and, last, that of the median step as `X img/s`.
@@ -19,6 +23,69 @@ use crate::run;
 /// If there are no such devices, or a step fails.
 #[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn step(args: &BenchStepArgs) -> Result<()> {
+    let config = config(args);
+    let world = run::world(&config)?;
+    let timed = world.run(|place| {
+        let mut ready = Ready::new(&config, &world, place)?;
+        ready.time(args.warmup, args.steps)
+    })?;
+    let timed = timed.into_iter().next().context("there is always a first rank")?;
+    if let Some(mib) = peak_memory_mib() {
+        println!("peak memory: {mib} MiB");
+    }
+    println!("wire: {} bytes a step and rank", timed.wire_bytes);
+    println!("mean: {:.1} img/s", timed.mean_rate);
+    println!("{:.1} img/s", timed.median_rate);
+    Ok(())
+}
+
+/// Answers each line of standard input, the flags of a [`step`] on one device, with its mean rate as
+/// `X img/s`, or with `failed: ` and why. Lines that differ in their numbers of steps only are about one
+/// worker: programs that take turns start once.
+///
+/// # Errors
+/// If a line cannot be read.
+#[allow(clippy::print_stdout, reason = "the result of the command")]
+pub fn steps() -> Result<()> {
+    let mut asked = next_line()?;
+    while let Some(line) = asked {
+        asked = match BenchStepArgs::of_line(&line).and_then(answer) {
+            Ok(other) => other,
+            Err(error) => {
+                println!("failed: {}", format!("{error:#}").replace('\n', " "));
+                next_line()?
+            }
+        };
+    }
+    Ok(())
+}
+
+fn next_line() -> Result<Option<String>> {
+    Ok(stdin().lines().next().transpose()?)
+}
+
+/// Answers `args` and the lines that follow, until one is about another step: that is returned.
+#[allow(clippy::print_stdout, reason = "the result of the command")]
+fn answer(args: BenchStepArgs) -> Result<Option<String>> {
+    let config = config(&args);
+    let world = run::world(&config)?;
+    ensure!(world.devices.len() == 1, "steps are timed in turns on one device, not on several");
+    let mut left = world.run(|place| {
+        let mut ready = Ready::new(&config, &world, place)?;
+        let mut asked = args.clone();
+        loop {
+            println!("{:.1} img/s", ready.time(asked.warmup, asked.steps)?.mean_rate);
+            let Some(line) = next_line()? else { return Ok(None) };
+            match BenchStepArgs::of_line(&line) {
+                Ok(again) if again.is_about_the_step_of(&args) => asked = again,
+                _ => return Ok(Some(line)),
+            }
+        }
+    })?;
+    Ok(left.pop().flatten())
+}
+
+fn config(args: &BenchStepArgs) -> Config {
     let mut config = Config::default();
     config.net.arch = args.arch;
     config.devices.gpus = args.gpus.clone();
@@ -29,41 +96,67 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
     config.devices.wire = args.wire;
     config.train.batch_size = args.batch;
     config.train.precision = args.precision;
-    let world = run::world(&config)?;
-    let arch = run::architecture(&config, 1000)?;
-    let shares = world.topology.shares(args.batch);
-    let times = world.run(|place| {
-        let batch = Arc::new(synthetic(shares[place.replica].clone(), arch.input as usize));
-        let mut worker = run::worker(&config, &arch, &world, place)?;
+    config
+}
+
+/// A rank with its share of a synthetic batch on its device.
+struct Ready {
+    worker: Worker,
+    batch: Arc<Batch>,
+    global_batch: usize,
+    next_step: u64,
+    wire_bytes: u64,
+}
+
+/// How fast steps were, in images a second on all ranks together.
+struct Timed {
+    mean_rate: f64,
+    median_rate: f64,
+    wire_bytes: u64,
+}
+
+impl Ready {
+    fn new(config: &Config, world: &World, place: Place) -> Result<Self> {
+        let arch = run::architecture(config, 1000)?;
+        let global_batch = config.train.batch_size;
+        let share = world.topology.shares(global_batch)[place.replica].clone();
+        let batch = Arc::new(synthetic(share, arch.input as usize));
+        let mut worker = run::worker(config, &arch, world, place)?;
         worker.intake.keep_resident(&batch)?;
-        let (mut seconds, mut wire_bytes) = (Vec::with_capacity(args.steps), 0);
-        let mut timed = None;
-        for step in 0..(args.warmup + args.steps) as u64 {
-            let begun = Instant::now();
-            if let Some(done) = worker.step(&batch, step, 1e-6)? {
-                wire_bytes = done.wire_bytes;
-            }
-            if step >= args.warmup as u64 {
-                timed.get_or_insert(begun);
-                seconds.push(begun.elapsed().as_secs_f64());
-            }
-        }
-        if let Some(done) = worker.settle()? {
-            wire_bytes = done.wire_bytes;
-        }
-        let whole = timed.map_or(0.0, |begun| begun.elapsed().as_secs_f64());
-        Ok((seconds, whole, wire_bytes))
-    })?;
-    let first = times.into_iter().next();
-    let (mut seconds, whole, wire_bytes) = first.context("there is always a first rank")?;
-    seconds.sort_by(f64::total_cmp);
-    if let Some(mib) = peak_memory_mib() {
-        println!("peak memory: {mib} MiB");
+        Ok(Self { worker, batch, global_batch, next_step: 0, wire_bytes: 0 })
     }
-    println!("wire: {wire_bytes} bytes a step and rank");
-    println!("mean: {:.1} img/s", (args.batch * args.steps) as f64 / whole);
-    println!("{:.1} img/s", args.batch as f64 / seconds[seconds.len() / 2]);
-    Ok(())
+
+    fn step(&mut self) -> Result<()> {
+        let done = self.worker.step(&self.batch, self.next_step, 1e-6)?;
+        self.next_step += 1;
+        self.wire_bytes = done.map_or(self.wire_bytes, |done| done.wire_bytes);
+        Ok(())
+    }
+
+    /// The mean by the device's clock, the median by the host's: between the returns of two calls a device
+    /// that is the slower of the two has done one step.
+    fn time(&mut self, warmup: usize, steps: usize) -> Result<Timed> {
+        (0..warmup).try_for_each(|_| self.step())?;
+        let device = self.worker.place.device;
+        let begin = Mark::on(device)?;
+        let mut seconds = Vec::with_capacity(steps);
+        for _ in 0..steps {
+            let begun = Instant::now();
+            self.step()?;
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+        let end = Mark::on(device)?;
+        if let Some(done) = self.worker.settle()? {
+            self.wire_bytes = done.wire_bytes;
+        }
+        seconds.sort_by(f64::total_cmp);
+        let batch = self.global_batch as f64;
+        Ok(Timed {
+            mean_rate: batch * steps as f64 / begin.seconds_to(&end)?,
+            median_rate: batch / seconds[steps / 2],
+            wire_bytes: self.wire_bytes,
+        })
+    }
 }
 
 /// Noise of a photograph's contrast, after mean subtraction.

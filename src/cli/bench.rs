@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Command, FromArgMatches, Subcommand};
 
 use super::positive;
 use crate::{
@@ -20,7 +20,7 @@ pub enum BenchCommand {
 }
 
 /// The flags of `bench step`.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, PartialEq)]
 pub struct BenchStepArgs {
     /// The network
     #[arg(long, value_enum, value_name = "NET", default_value = "alexnet")]
@@ -56,6 +56,24 @@ pub struct BenchStepArgs {
     /// Steps before them that are not
     #[arg(long, value_name = "N", default_value = "5")]
     pub warmup: usize,
+}
+
+impl BenchStepArgs {
+    /// The flags in a line of text.
+    ///
+    /// # Errors
+    /// As on a command line.
+    pub fn of_line(line: &str) -> anyhow::Result<Self> {
+        let command = Self::augment_args(Command::new("bench step").no_binary_name(true));
+        let matches = command.try_get_matches_from(line.split_whitespace())?;
+        Ok(Self::from_arg_matches(&matches)?)
+    }
+
+    /// Whether the flags differ from `other` in nothing but how many steps there are.
+    #[must_use]
+    pub fn is_about_the_step_of(&self, other: &Self) -> bool {
+        Self { steps: other.steps, warmup: other.warmup, ..self.clone() } == *other
+    }
 }
 
 /// What `bench pipeline` reads.

@@ -14,6 +14,8 @@ pub enum GpuCheckCommand {
     Kernels(GpuCheckKernelsArgs),
     /// The time of every kernel, and its share of a copy's bandwidth
     Speed(GpuCheckSpeedArgs),
+    /// Training steps in turns with other programs: each line of standard input holds flags of `bench step`
+    Steps,
 }
 
 /// The flags of `gpu-check collectives`.

@@ -1,0 +1,63 @@
+"""What nvidia-smi says of the GPUs that programs see."""
+
+import functools
+import os
+import subprocess
+import threading
+
+
+def nvidia_smi(*words):
+    """What nvidia-smi prints, or nothing."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *words], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@functools.cache
+def visible_gpus():
+    """What nvidia-smi calls the GPUs that programs see, in their order."""
+    num_gpus = sum(line.startswith("GPU ") for line in nvidia_smi("-L").splitlines())
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None or num_gpus == 0:
+        return [str(number) for number in range(num_gpus)]
+    return [name.strip() for name in chosen.split(",") if name.strip()]
+
+
+def query(what):
+    """The first visible GPU's answer."""
+    first = next(iter(visible_gpus()), "0")
+    return nvidia_smi(f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={first}")
+
+
+class PeakMemory:
+    """The most memory in use on the first visible GPU during a `with`, above what was before, in MiB."""
+
+    def __init__(self):
+        self.mib = None
+        self.done = threading.Event()
+
+    def sample(self):
+        used = query("memory.used")
+        return float(used) if used.replace(".", "").isdigit() else None
+
+    def watch(self):
+        while not self.done.wait(0.25):
+            used = self.sample()
+            if used is not None:
+                self.mib = max(self.mib or 0.0, used - self.before)
+
+    def __enter__(self):
+        self.before = self.sample()
+        if self.before is not None:
+            self.thread = threading.Thread(target=self.watch, daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        if self.before is not None:
+            self.thread.join()

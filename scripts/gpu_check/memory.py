@@ -1,0 +1,44 @@
+"""How much memory of the GPU a training step takes, beside PyTorch's."""
+
+from . import goals
+from .gpus import PeakMemory
+from .goals import EAGER, LAST, Measured
+from .machine import PEERS
+
+CASE = ["--arch", "alexnet", "--batch", 128, "--precision", "fp32"]
+# Libraries search in the first; the memory they search in counts.
+STEPS = ["--steps", 20, "--warmup", 20, "--device", "cuda"]
+
+
+def measure_memory(machine, report):
+    what = "peak memory, alexnet, batch 128, fp32"
+    if machine.rehearsal:
+        return report.not_run(what, "no GPU")
+    ours, mib = peak(lambda: machine.ours("bench", "step", *CASE, *STEPS))
+    if ours.problem:
+        return report.unmeasured(what, ours)
+    found, shown = {"ours": mib}, [f"ours {in_mib(mib)}"]
+    for name in [EAGER, LAST] if machine.torch else []:
+        flags = [*CASE, *STEPS, "--windows", 1, "--variant", name]
+        done, found[name] = peak(lambda: machine.peer(PEERS / "torch_step.py", *flags))
+        shown.append(f"{name} {done.problem or in_mib(found[name])}")
+        if done.problem:
+            found[name] = None
+    report.results["memory"] = found
+    measured = []
+    if mib:
+        measured.append(Measured(mib, f"{mib:.0f} MiB", goals.MEMORY))
+        if eager := found.get(EAGER):
+            measured.append(Measured(mib / eager, f"{mib / eager:.2f} x {EAGER}", goals.MEMORY_OF_EAGER))
+    return report.measured(what, "; ".join(shown), measured)
+
+
+def in_mib(mib):
+    return "not seen by nvidia-smi" if mib is None else f"{mib:.0f} MiB"
+
+
+def peak(run):
+    """How a command ended, and the most memory of the GPU it took. To look disturbs: no speed is taken here."""
+    with PeakMemory() as memory:
+        done = run()
+    return done, memory.mib
