@@ -45,17 +45,17 @@ pub struct Upload<O, const PARTS: usize> {
     copies: Arc<CudaStream>,
     /// The one to be used next is the first.
     turns: [Turn<O>; 2],
-    /// Passed once everything is computed that was asked for before the last upload.
-    issued: Option<CudaEvent>,
 }
 
 /// One set of tensors.
 struct Turn<O> {
     tensors: Vec<Tensor>,
+    /// Passed once everything is computed that was asked for before the last upload to them.
+    issued: CudaEvent,
     /// What is copied to them, until it is known that the copy is done.
     owner: Option<Arc<O>>,
-    /// Passed when it is; none if it could not be asked for.
-    arrived: Option<CudaEvent>,
+    /// Passed when it is.
+    arrived: CudaEvent,
 }
 
 impl<O, const PARTS: usize> Upload<O, PARTS> {
@@ -69,8 +69,8 @@ impl<O, const PARTS: usize> Upload<O, PARTS> {
         // a first stream waits for the whole GPU, and there may be ranks on it that wait for this one.
         unsafe { compute.context().disable_event_tracking() };
         let copies = compute.context().new_stream()?;
-        let turns = std::array::from_fn(|_| Turn { tensors: vec![], owner: None, arrived: None });
-        Ok(Self { device, compute, copies, turns, issued: None })
+        let turns = [Turn::on(&copies)?, Turn::on(&copies)?];
+        Ok(Self { device, compute, copies, turns })
     }
 
     /// Copies the parts of `owner` to flat tensors, for what is computed from now on. They hold
@@ -84,30 +84,21 @@ impl<O, const PARTS: usize> Upload<O, PARTS> {
         parts: impl for<'a> Fn(&'a O) -> [Part<'a>; PARTS],
     ) -> Result<[Tensor; PARTS]> {
         let parts = parts(owner);
-        let [turn, _] = &mut self.turns;
-        turn.release(&self.copies)?;
-        let issued = self.compute.record_event(None)?;
+        let [turn, other] = &mut self.turns;
+        turn.release()?;
+        turn.issued.record(&self.compute)?;
         let is_new = turn.reserve(&parts, self.device)?;
         // New memory may be in use by what was asked for last; else the last to use this set was what
         // was computed before the upload before this.
-        match &self.issued {
-            Some(before) if !is_new => self.copies.wait(before)?,
-            _ => self.copies.wait(&issued)?,
-        }
-        self.issued = Some(issued);
+        self.copies.wait(if is_new { &turn.issued } else { &other.issued })?;
         turn.owner = Some(Arc::clone(owner));
-        for (part, tensor) in parts.iter().zip(&turn.tensors).filter(|(part, _)| part.len() > 0) {
-            let address = tensor.data_ptr() as u64;
-            // SAFETY: the tensor has room for the part, and nothing on the GPU uses it: see above. The
-            // part lives in `owner`, which is kept until the copy is done.
-            unsafe {
-                result::memcpy_htod_async(address, part.bytes, self.copies.cu_stream())?;
-            }
+        if let Err(error) = turn.copy(&parts, &self.copies) {
+            // Nothing marks the end of what was begun.
+            let _ = self.copies.synchronize();
+            turn.owner = None;
+            return Err(error);
         }
-        // Of the flags this has the thread sleep while it waits.
-        let arrived = self.copies.record_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))?;
-        self.compute.wait(&arrived)?;
-        turn.arrived = Some(arrived);
+        self.compute.wait(&turn.arrived)?;
         let sent = std::array::from_fn(|i| turn.tensors[i].narrow(0, 0, parts[i].len() as i64));
         self.turns.rotate_left(1);
         Ok(sent)
@@ -118,20 +109,37 @@ impl<O, const PARTS: usize> Upload<O, PARTS> {
     /// # Errors
     /// If the GPU is lost.
     pub fn release(&mut self) -> Result<()> {
-        self.turns.iter_mut().try_for_each(|turn| turn.release(&self.copies))
+        self.turns.iter_mut().try_for_each(Turn::release)
     }
 }
 
 impl<O> Turn<O> {
+    fn on(copies: &CudaStream) -> Result<Self> {
+        let issued = copies.context().new_event(None)?;
+        // Of the flags this has the thread sleep while it waits.
+        let sleeping = Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC);
+        let arrived = copies.context().new_event(sleeping)?;
+        Ok(Self { tensors: vec![], issued, owner: None, arrived })
+    }
+
     /// Waits for the copy and lets go of what was copied.
-    fn release(&mut self, copies: &CudaStream) -> Result<()> {
-        match (&self.owner, self.arrived.take()) {
-            (None, _) => {}
-            (Some(_), Some(arrived)) => arrived.synchronize()?,
-            (Some(_), None) => copies.synchronize()?,
+    fn release(&mut self) -> Result<()> {
+        if self.owner.is_some() {
+            self.arrived.synchronize()?;
         }
         self.owner = None;
         Ok(())
+    }
+
+    /// Copies the parts, of `owner`, and marks the end of it.
+    fn copy(&self, parts: &[Part<'_>], copies: &CudaStream) -> Result<()> {
+        for (part, tensor) in parts.iter().zip(&self.tensors).filter(|(part, _)| part.len() > 0) {
+            let address = tensor.data_ptr() as u64;
+            // SAFETY: the tensor has room for the part, and nothing on the GPU uses it when the stream comes
+            // here: see `send`. The part lives in `owner`, which is kept until the copy is done.
+            unsafe { result::memcpy_htod_async(address, part.bytes, copies.cu_stream())? };
+        }
+        Ok(self.arrived.record(copies)?)
     }
 
     /// Makes room for the parts; whether any of it is new.
