@@ -51,7 +51,10 @@ def take_turns(commands, rounds, read):
 
 def processor():
     """CPU model, and the cores that may be used."""
-    shown = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
+    try:
+        shown = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        shown = ""
     model = re.search(r"^Model name:\s*(.+)$", shown, re.MULTILINE)
     cores = len(os.sched_getaffinity(0))
     return f"{model.group(1).strip() if model else 'unknown CPU'}, {cores} cores"

@@ -93,8 +93,8 @@ impl Fakes {
         program: &str,
         python: &str,
     ) -> (Output, String) {
-        let program = self.write("alexnet-mgpu", &format!("{USE}{program}"));
-        let python = self.write("python", &format!("{USE}{python}"));
+        let program = self.write("alexnet-mgpu", program);
+        let python = self.write("python", python);
         let mut command = script(self.path(), flags);
         command.arg("--binary").arg(program).arg("--python").arg(python);
         command.env("CUDA_VISIBLE_DEVICES", gpus);
@@ -105,26 +105,14 @@ impl Fakes {
     }
 }
 
-/// Two GPUs. `sampled` says that its memory has been looked at.
+/// Two GPUs.
 const NVIDIA_SMI: &str = r#"
 case "$*" in
-    -L) echo "GPU 0: Pretender"; echo "GPU 1: Hidden" ;;
-    *name*--id=0) echo Pretender ;;
+    -L) echo "GPU 0: Pretender H200"; echo "GPU 1: Hidden" ;;
+    *name*--id=0) echo Pretender H200 ;;
     *name*) echo Hidden ;;
-    *memory.used*) cat "DIR/used"; touch "DIR/sampled" ;;
+    *memory.used*) cat "DIR/used" ;;
 esac
-"#;
-
-/// `use MIB`: takes memory of the GPU until somebody has begun and finished looking.
-const USE: &str = r#"
-use() {
-    echo "$1" > "DIR/used"
-    for _ in 1 2; do
-        rm -f "DIR/sampled"
-        while [ ! -e "DIR/sampled" ]; do sleep 0.02; done
-    done
-    echo 100 > "DIR/used"
-}
 "#;
 
 /// A program with a wrong kernel, on a GPU that NCCL cannot share.
@@ -145,8 +133,7 @@ case "$*" in
         echo '{"copy_gb_s": 3000, "kernels": [
             {"kernel": "finish bf16", "us": 10.0, "gb_s": 1500, "share_of_copy": 0.5},
             {"kernel": "momentum f32", "us": 300.0, "gb_s": 2700, "share_of_copy": 0.9}]}' | tr -d '\n' ;;
-    "bench step"*) use 300; echo "20.0 img/s" ;;
-    "gpu-check steps") while read -r flags; do echo "20.0 img/s"; done ;;
+    "gpu-check steps") while read -r flags; do echo 300 > "DIR/used"; echo "20.0 img/s"; done ;;
 esac
 "#;
 
@@ -163,11 +150,9 @@ case "$*" in
             case "$flags" in
                 *channels-last*) echo "failed: OutOfMemoryError: CUDA | out of memory" ;;
                 *"--batch 1024"*max-autotune*) echo "Killed"; exit 1 ;;
-                *) echo "13.0 img/s" ;;
+                *) echo 800 > "DIR/used"; echo "13.0 img/s" ;;
             esac
         done ;;
-    *channels-last*) echo "OutOfMemoryError: CUDA | out of memory"; exit 1 ;;
-    *torch_step.py*) use 600; echo "10.0 img/s" ;;
 esac
 "#;
 
@@ -203,7 +188,8 @@ fn every_way_of_pytorch_stands_beside_ours_with_its_failure_if_it_has_one() {
     let flags = ["--only", "steps", "--only", "kernel-speed", "--only", "memory", "--rounds", "2"];
     let (output, report) = fakes.run(&flags, PROGRAM, PYTHON);
     assert!(output.status.success(), "a peer's failure is none of ours:\n{report}");
-    for about in ["- GPU: 1 x Pretender\n", "- peer: torch 2.11.0\n", "- libtorch: its own\n"] {
+    for about in ["- GPU: 1 x Pretender H200\n", "- peer: torch 2.11.0\n", "- libtorch: its own\n"]
+    {
         assert!(report.contains(about), "{report}");
     }
     let memory = row(&report, "peak memory, alexnet, batch 128, fp32");
@@ -231,9 +217,32 @@ fn every_way_of_pytorch_stands_beside_ours_with_its_failure_if_it_has_one() {
 }
 
 #[test]
+fn steps_of_ours_that_fail_in_a_later_turn_are_a_failure_and_the_next_case_starts_anew() {
+    let fakes = Fakes::new();
+    let breaks = r#"
+        case "$*" in *steps) ;; *) exit ;; esac
+        turn=0
+        while read -r flags; do
+            turn=$((turn + 1))
+            case "$turn $flags" in
+                3*"--batch 512"*) echo "failed: an illegal address" ;;
+                *) echo "20.0 img/s" ;;
+            esac
+        done"#;
+    let flags = ["--only", "steps", "--case", "alexnet,512,bf16", "--case", "alexnet,128,bf16"];
+    let (output, report) = fakes.run(&flags, breaks, PYTHON);
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    let failed = row(&report, "step, alexnet, batch 512, bf16");
+    assert!(failed.contains("ours 20 img/s, then failed: an illegal address"), "{failed}");
+    assert!(failed.ends_with("| FAIL |"), "{failed}");
+    let next = row(&report, "step, alexnet, batch 128, bf16");
+    assert!(next.contains("1.54 x eager (met: >= 1.5)"), "{next}");
+}
+
+#[test]
 fn the_gpus_are_those_in_sight() {
     let fakes = Fakes::new();
-    for (gpus, shown) in [("0", "1 x Pretender"), ("1, 0", "2 x Hidden"), ("", "none")] {
+    for (gpus, shown) in [("0", "1 x Pretender H200"), ("1, 0", "2 x Hidden"), ("", "none")] {
         let (_, report) = fakes.run_seeing(gpus, &["--only", "kernels"], PROGRAM, PYTHON);
         assert!(report.contains(&format!("- GPU: {shown}\n")), "{gpus}: {report}");
     }

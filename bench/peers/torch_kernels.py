@@ -1,8 +1,8 @@
 """Times what our CUDA kernels do, in PyTorch's operations: the peer of `alexnet-mgpu gpu-check speed`.
 
 The same shapes and names. Eager, the maps in bf16 also under torch.compile; the optimizer as foreach and as fused;
-the finish of pixels by torchvision. Backward passes are timed alone, on a graph that is kept. Prints one line of
-JSON; a row that could not be measured says why.
+the finish of pixels by torchvision. Backward passes are timed alone, on a graph that is kept. Prints a line of JSON
+as each part is done; a row that could not be measured says why.
 """
 
 import argparse
@@ -165,8 +165,9 @@ def main():
     parser = argparse.ArgumentParser(description="time our kernels' work in PyTorch")
     parser.add_argument("--batch", type=int, default=512)
     args = parser.parse_args()
-    rows = [row for part in parts(args.batch) for row in measured(*part)]
-    print(json.dumps({"torch": torch.__version__, "batch": args.batch, "kernels": rows}))
+    for part in parts(args.batch):
+        about = {"torch": torch.__version__, "batch": args.batch}
+        print(json.dumps({**about, "kernels": measured(*part)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,15 @@ class Done:
 
     def last_json(self):
         """The last line that is a JSON object, or None."""
-        for line in reversed(self.output.splitlines()):
-            if line.startswith("{"):
-                try:
-                    return json.loads(line)
-                except ValueError:
-                    return None
-        return None
+        return (self.every_json() or [None])[-1]
+
+    def every_json(self):
+        """All lines that are JSON objects, of a command that was stopped as well."""
+        found = []
+        for line in self.output.splitlines():
+            with contextlib.suppress(ValueError):
+                found += [json.loads(line)] if line.startswith("{") else []
+        return found
 
     def last_line(self):
         """What the command said last: where it failed, why."""
@@ -115,8 +117,8 @@ def run(words, environment, deadline):
 class Server:
     """A command that answers each line of its input, and keeps what takes long to make.
 
-    An answer ends with `X img/s` or `failed: WHY`. A server that has died, or was killed because it did not
-    answer in time, begins anew with the next line.
+    An answer ends with `X img/s` or `failed: WHY`. A server that has failed or died, or was killed because it did
+    not answer in time, begins anew with the next line.
     """
 
     def __init__(self, words, environment, deadline):
@@ -125,6 +127,8 @@ class Server:
 
     def begin(self):
         """Starts the command, if it is not running."""
+        if self.process is not None and self.process.poll() is not None:
+            self.end()
         if self.process is None:
             self.process = begin(self.words, self.environment, stdin=subprocess.PIPE)
             self.lines = queue.SimpleQueue()
@@ -162,6 +166,7 @@ class Server:
                 return Done(output, f"failed: {last_line(output)}")
             output += line
             if line.startswith("failed: "):
+                self.end()  # an error of CUDA's would stay for good, and so would memory
                 return Done(output, last_line(output))
             if RATE.match(line):
                 return Done(output)

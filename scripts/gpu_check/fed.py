@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import statistics
 import struct
 import tempfile
@@ -88,7 +89,8 @@ def synthetic(machine, size):
     flags = ["--arch", size.net, "--batch", size.batch, "--precision", size.precision]
     flags += ["--device", machine.args.device, "--steps", size.steps // 2, "--warmup", size.steps // 4]
     done = machine.ours("bench", "step", *flags)
-    return done, done.rate()
+    mean = re.search(r"^mean: ([\d.]+) img/s$", done.output, re.MULTILINE)
+    return done, float(mean.group(1)) if mean else None
 
 
 def measure_fed(machine, report):

@@ -1,6 +1,7 @@
 """What is to be reached on one GPU: docs/results/gpu.md has the same table for readers.
 
-Limits of steps are shares of what an H200 could do if nothing overlapped, from 790 TFLOP/s in bf16 and 4.3 TB/s.
+Limits of steps are shares of what an H200 could do if nothing overlapped, from 790 TFLOP/s in bf16 and 4.3 TB/s:
+they are for no other GPU.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,6 @@
 import functools
 import os
 import subprocess
-import threading
 
 
 def nvidia_smi(*words):
@@ -33,31 +32,7 @@ def query(what):
     return nvidia_smi(f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={first}")
 
 
-class PeakMemory:
-    """The most memory in use on the first visible GPU during a `with`, above what was before, in MiB."""
-
-    def __init__(self):
-        self.mib = None
-        self.done = threading.Event()
-
-    def sample(self):
-        used = query("memory.used")
-        return float(used) if used.replace(".", "").isdigit() else None
-
-    def watch(self):
-        while not self.done.wait(0.25):
-            used = self.sample()
-            if used is not None:
-                self.mib = max(self.mib or 0.0, used - self.before)
-
-    def __enter__(self):
-        self.before = self.sample()
-        if self.before is not None:
-            self.thread = threading.Thread(target=self.watch, daemon=True)
-            self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        if self.before is not None:
-            self.thread.join()
+def used_mib():
+    """The memory in use on the first visible GPU, or None."""
+    used = query("memory.used")
+    return float(used) if used.replace(".", "").isdigit() else None

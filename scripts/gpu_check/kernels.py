@@ -27,11 +27,10 @@ def peer_rows(machine, report):
         report.not_run(what, "no Python with torch; name one with --python")
         return []
     done = machine.peer(PEERS / "torch_kernels.py")
-    found = done.last_json()
-    if done.problem or found is None:
+    found = done.every_json()
+    if done.problem or not found:
         report.add(what, done.problem or f"unreadable: {done.last_line()}")
-        return []
-    return found["kernels"]
+    return [row for part in found for row in part["kernels"]]
 
 
 def add_row(report, row, peers):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from . import goals
 from .commands import OUT_OF_TIME
+from .gpus import query
 from .goals import COMPILED, EAGER, LAST, Measured
 from .machine import PEERS
 
@@ -23,7 +24,8 @@ class Case:
     problems: dict = field(default_factory=dict)
 
     def names(self):
-        return list(dict.fromkeys(name for found in [*self.turns, self.problems] for name in found))
+        known = {name for found in [*self.turns, self.problems] for name in found}
+        return [name for name in [OURS, EAGER, LAST, COMPILED] if name in known]
 
     def rate(self, name):
         """The median over the turns, or None."""
@@ -36,8 +38,14 @@ class Case:
         return statistics.median(leads) if leads else None
 
     def shown(self, name):
-        rate = self.rate(name)
-        return f"{name} {self.problems[name]}" if rate is None else f"{name} {rate:.0f} img/s"
+        rate, problem = self.rate(name), self.problems.get(name)
+        if rate is None:
+            return f"{name} {problem}"
+        return f"{name} {rate:.0f} img/s" + (f", then {problem}" if problem else "")
+
+    def has_failed(self):
+        """Whether ours has. Time that ran out is no failure."""
+        return not self.problems.get(OURS, OUT_OF_TIME).startswith(OUT_OF_TIME)
 
 
 def cases(machine):
@@ -55,16 +63,21 @@ def cases(machine):
 def blocks(machine):
     """(case, contenders that take turns in it), in the order in which time is spent.
 
-    Compiling takes a minute or more: only the case that tells most is compiled at once, the others after everything
-    else has been measured.
+    Compiling takes a minute or more: the case that tells most is compiled at once, the next when the others of its
+    precision have been measured, and what is left after everything else.
     """
     if not machine.torch:
         return [(case, [OURS]) for case in cases(machine)]
-    at_once, later = cases(machine)[:1], cases(machine)[1:]
+    (first, *later), without = cases(machine), [OURS, EAGER, LAST]
+    like_first = [case for case in later if case[2] == first[2]]
+    unlike = [case for case in later if case[2] != first[2]]
+    to_compile = like_first + unlike
     return [
-        *((case, [OURS, EAGER, LAST, COMPILED]) for case in at_once),
-        *((case, [OURS, EAGER, LAST]) for case in later),
-        *((case, [OURS, COMPILED]) for case in later),
+        (first, [*without, COMPILED]),
+        *((case, without) for case in like_first),
+        *((case, [OURS, COMPILED]) for case in to_compile[:1]),
+        *((case, without) for case in unlike),
+        *((case, [OURS, COMPILED]) for case in to_compile[1:]),
     ]
 
 
@@ -91,9 +104,9 @@ def measure_steps(machine, report):
     finally:
         for server in servers.values():
             server.end()
-    report.results["steps"] = [{"case": case, **vars(one)} for case, one in found.items()]
-    for case, one in found.items():
-        add_row(machine, report, case, one)
+        report.results["steps"] = [{"case": case, **vars(one)} for case, one in found.items()]
+        for case, one in found.items():
+            add_row(machine, report, case, one)
 
 
 def asker(machine, server, name, case):
@@ -114,7 +127,9 @@ def take_turns(machine, found, case, asked):
     steps = int(min(rates.values()) * machine.args.seconds / batch)
     steps = 2 if machine.rehearsal else min(max(steps, LEAST_STEPS), MOST_STEPS)
     for _ in range(machine.args.rounds):
-        ready = {name: ask for name, ask in asked.items() if name in rates}
+        # To and fro: what comes first finds the GPU as the last one left it.
+        ready = {name: asked[name] for name in reversed(asked) if name in rates}
+        asked = ready
         rates = answers(found, ready, max(steps // WARMUP_SHARE, 1), steps)
         if rates:
             found.turns.append(rates)
@@ -138,12 +153,14 @@ def add_row(machine, report, case, found):
     what = f"step, {net}, batch {batch}, {precision}"
     value = "; ".join(found.shown(name) for name in found.names())
     ours = found.rate(OURS)
-    if ours is None and not found.problems[OURS].startswith(OUT_OF_TIME):
+    if found.has_failed():
         return report.check(what, False, value)
+    if not found.names():
+        return report.not_run(what, "broken off before")
     measured = []
     for name in found.names():
         if name != OURS and (lead := found.lead(name)):
             measured.append(Measured(lead, f"{lead:.2f} x {name}", goals.of_step(case, name)))
-    if ours and (goal := goals.of_rate(case)):
+    if ours and "H200" in query("name") and (goal := goals.of_rate(case)):
         measured.append(Measured(ours, f"{ours:,.0f} img/s", goal))
     return report.measured(what, value, [] if machine.rehearsal else measured)
