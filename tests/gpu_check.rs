@@ -240,6 +240,40 @@ fn steps_of_ours_that_fail_in_a_later_turn_are_a_failure_and_the_next_case_start
 }
 
 #[test]
+fn what_was_found_is_reported_by_a_run_that_is_ended_and_what_it_started_ends_with_it() {
+    let fakes = Fakes::new();
+    let hangs = r#"
+        case "$*" in *steps) ;; *) exit ;; esac
+        while read -r flags; do
+            case "$flags" in
+                *"--batch 512"*) echo "20.0 img/s" ;;
+                *) echo $$ > DIR/begun; mv DIR/begun DIR/hangs; sleep 1000 ;;
+            esac
+        done"#;
+    let program = fakes.write("alexnet-mgpu", hangs);
+    let flags = ["--only", "steps", "--case", "alexnet,512,bf16", "--case", "alexnet,128,bf16"];
+    let mut command = script(fakes.path(), &flags);
+    command.arg("--binary").arg(program).arg("--device").arg("cpu");
+    let mut child = command.spawn().expect("python3 is there");
+    while !fakes.path().join("hangs").exists() {
+        assert!(child.try_wait().expect("a child of ours").is_none(), "it waits for the program");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let kill = |words: &[&str]| Command::new("kill").args(words).status().expect("kill exists");
+    assert!(kill(&["-TERM", &child.id().to_string()]).success());
+    assert_eq!(child.wait().expect("a child of ours").code(), Some(1));
+    let report = fs::read_to_string(fakes.path().join("report.md")).expect("a report");
+    assert!(
+        row(&report, "step, alexnet, batch 512, bf16").contains("| ours 20 img/s |"),
+        "{report}"
+    );
+    let broken_off = row(&report, "step, alexnet, batch 128, bf16");
+    assert!(broken_off.contains("not run: broken off before"), "{report}");
+    let hanging = fs::read_to_string(fakes.path().join("hangs")).expect("written above");
+    assert!(!kill(&["-0", hanging.trim()]).success(), "the program is still there");
+}
+
+#[test]
 fn the_gpus_are_those_in_sight() {
     let fakes = Fakes::new();
     for (gpus, shown) in [("0", "1 x Pretender H200"), ("1, 0", "2 x Hidden"), ("", "none")] {

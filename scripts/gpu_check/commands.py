@@ -34,8 +34,9 @@ class Done:
         """All lines that are JSON objects, of a command that was stopped as well."""
         found = []
         for line in self.output.splitlines():
-            with contextlib.suppress(ValueError):
-                found += [json.loads(line)] if line.startswith("{") else []
+            if line.startswith("{"):
+                with contextlib.suppress(ValueError):
+                    found.append(json.loads(line))
         return found
 
     def last_line(self):

@@ -1,7 +1,6 @@
 """What is to be reached on one GPU: docs/results/gpu.md has the same table for readers.
 
-Limits of steps are shares of what an H200 could do if nothing overlapped, from 790 TFLOP/s in bf16 and 4.3 TB/s:
-they are for no other GPU.
+Limits of steps are shares of what an H200 could do if nothing overlapped, from 790 TFLOP/s in bf16 and 4.3 TB/s.
 """
 
 from dataclasses import dataclass
@@ -32,9 +31,10 @@ class Measured:
 
 EAGER, LAST, COMPILED = "eager", "channels-last", "max-autotune"
 
-# The least over PyTorch, by precision and batch; the least img/s of the paper's network.
+# The least over PyTorch, by precision and batch; the least img/s of the paper's network, on this GPU.
 OVER_EAGER = {"bf16": 1.5, "tf32": 1.3, "fp32": 1.3}
 OVER_COMPILED = {("bf16", 128): 1.15, ("bf16", 512): 1.05, ("bf16", 1024): 1.05}
+LIMITS_OF = "H200"
 RATES = {
     ("bf16", 512): 61_000,
     ("tf32", 128): 27_000, ("tf32", 512): 32_000, ("tf32", 1024): 32_500,

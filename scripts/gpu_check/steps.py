@@ -10,15 +10,17 @@ from .goals import COMPILED, EAGER, LAST, Measured
 from .machine import PEERS
 
 OURS = "ours"
-# Steps of a turn; as many fewer as its time allows, but never below the least.
+# The steps of a turn are as many as its time allows, between these.
 MOST_STEPS, LEAST_STEPS = 200, 10
+# After as many, libraries have searched and compiled.
+READY_STEPS = 2
 # For four timed steps one that is not.
 WARMUP_SHARE = 4
 
 
 @dataclass
-class Case:
-    """What was measured of a network, batch and precision: the img/s of each contender, turn by turn."""
+class Contest:
+    """What was measured in one case, turn by turn: each contender's img/s; and what kept one from it."""
 
     turns: list = field(default_factory=list)
     problems: dict = field(default_factory=dict)
@@ -93,20 +95,20 @@ def contenders(machine):
 
 
 def measure_steps(machine, report):
-    found = {case: Case() for case in cases(machine)}
+    contests = {case: Contest() for case in cases(machine)}
     servers = contenders(machine)
     try:
         for case, names in blocks(machine):
-            asked = {name: asker(machine, servers[name], name, case) for name in names}
-            take_turns(machine, found[case], case, asked)
+            ask = {name: asker(machine, servers[name], name, case) for name in names}
+            take_turns(machine, contests[case], case, ask)
             if COMPILED in names:
                 servers[COMPILED].end()  # the next case compiles in a process of its own
     finally:
         for server in servers.values():
             server.end()
-        report.results["steps"] = [{"case": case, **vars(one)} for case, one in found.items()]
-        for case, one in found.items():
-            add_row(machine, report, case, one)
+        report.results["steps"] = [{"case": case, **vars(one)} for case, one in contests.items()]
+        for case, contest in contests.items():
+            add_row(machine, report, case, contest)
 
 
 def asker(machine, server, name, case):
@@ -118,49 +120,53 @@ def asker(machine, server, name, case):
     return lambda warmup, steps: server.ask(*flags, "--warmup", warmup, "--steps", steps)
 
 
-def take_turns(machine, found, case, asked):
+def take_turns(machine, contest, case, ask):
     """Lets each contender get ready, then all take turns over the same number of steps."""
-    rates = answers(found, asked, 2, 2 if machine.rehearsal else LEAST_STEPS)
+    rates = turn(contest, ask, READY_STEPS, 2 if machine.rehearsal else LEAST_STEPS)
     if not rates:
         return
-    batch = case[1]
+    _, batch, _ = case
     steps = int(min(rates.values()) * machine.args.seconds / batch)
     steps = 2 if machine.rehearsal else min(max(steps, LEAST_STEPS), MOST_STEPS)
     for _ in range(machine.args.rounds):
         # To and fro: what comes first finds the GPU as the last one left it.
-        ready = {name: asked[name] for name in reversed(asked) if name in rates}
-        asked = ready
-        rates = answers(found, ready, max(steps // WARMUP_SHARE, 1), steps)
+        ask = {name: ask[name] for name in reversed(ask) if name in rates}
+        rates = turn(contest, ask, max(steps // WARMUP_SHARE, 1), steps)
         if rates:
-            found.turns.append(rates)
+            contest.turns.append(rates)
 
 
-def answers(found, asked, warmup, steps):
+def turn(contest, ask, warmup, steps):
     """img/s by contender, of those that have any; the others' problems are kept."""
     rates = {}
-    for name, ask in asked.items():
-        done = ask(warmup, steps)
+    for name, ask_one in ask.items():
+        done = ask_one(warmup, steps)
         if done.problem:
             # Of several the first tells most: later turns may only have come too late.
-            found.problems.setdefault(name, done.problem)
+            contest.problems.setdefault(name, done.problem)
         else:
             rates[name] = done.rate()
     return rates
 
 
-def add_row(machine, report, case, found):
+def add_row(machine, report, case, contest):
     net, batch, precision = case
     what = f"step, {net}, batch {batch}, {precision}"
-    value = "; ".join(found.shown(name) for name in found.names())
-    ours = found.rate(OURS)
-    if found.has_failed():
+    value = "; ".join(contest.shown(name) for name in contest.names())
+    if contest.has_failed():
         return report.check(what, False, value)
-    if not found.names():
+    if not contest.names():
         return report.not_run(what, "broken off before")
-    measured = []
-    for name in found.names():
-        if name != OURS and (lead := found.lead(name)):
-            measured.append(Measured(lead, f"{lead:.2f} x {name}", goals.of_step(case, name)))
-    if ours and "H200" in query("name") and (goal := goals.of_rate(case)):
-        measured.append(Measured(ours, f"{ours:,.0f} img/s", goal))
-    return report.measured(what, value, [] if machine.rehearsal else measured)
+    return report.measured(what, value, [] if machine.rehearsal else measured(case, contest))
+
+
+def measured(case, contest):
+    """What there are goals for."""
+    found = []
+    for name in contest.names():
+        if name != OURS and (lead := contest.lead(name)):
+            found.append(Measured(lead, f"{lead:.2f} x {name}", goals.of_step(case, name)))
+    ours, goal = contest.rate(OURS), goals.of_rate(case)
+    if ours and goal and goals.LIMITS_OF in query("name"):
+        found.append(Measured(ours, f"{ours:,.0f} img/s", goal))
+    return found

@@ -1,4 +1,5 @@
-//! `bench step`: how fast a training step is, without the input pipeline.
+//! `bench step`: how fast a training step is, without the input pipeline; and `gpu-check steps`, the same in turns
+//! with other programs.
 
 use std::io::stdin;
 use std::sync::Arc;
