@@ -245,6 +245,15 @@ fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A time that can be waited for.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    match seconds > 0.0 && seconds <= 86_400.0 {
+        true => Ok(seconds),
+        false => Err("is not above 0 and at most a day, 86400".into()),
+    }
+}
+
 /// A count of at least one.
 fn positive() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)

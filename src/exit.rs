@@ -58,7 +58,7 @@ Exit codes:
     4  a device is missing, out of memory or lost
     5  the loss is no longer finite
     6  an exchange between devices failed or did not end
-   75  stopped by a signal after saving; continue with --resume auto (pack: the same command)
+   75  stopped by a signal, all steps saved; continue with --resume auto (pack: the same command)
   130  stopped by a second signal, at once";
 
 /// An error with the exit code it asks for. It prints as the error inside it.

@@ -52,7 +52,7 @@ impl Intake {
     }
 
     /// The images, `[n, side, side, 3]`, and their labels, `[images]`, for what is computed before the
-    /// next call but one.
+    /// next call.
     ///
     /// # Errors
     /// If the images are of another size, or the device fails.

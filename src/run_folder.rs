@@ -31,12 +31,12 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run and writes its recipe. If `wanted` holds anything already, the
-    /// run gets the first free one of `wanted-2`, `wanted-3`, …, and a line of the log says so.
+    /// Makes the folder of a new run and writes the recipe of a run there. If `wanted` holds anything
+    /// already, the run gets the first free one of `wanted-2`, `wanted-3`, …, and a line of the log says so.
     ///
     /// # Errors
     /// If the folder or a file in it cannot be made.
-    pub fn create(wanted: &Path, config: &str) -> Result<Self> {
+    pub fn create(wanted: &Path, config: impl Fn(&Path) -> String) -> Result<Self> {
         for number in 1_u64.. {
             let path = numbered(wanted, number);
             if !claim(&path)? {
@@ -44,13 +44,14 @@ impl RunFolder {
             }
             if number > 1 {
                 tracing::warn!(
-                    "{} holds another run; this one goes to {} (--resume auto continues the \
-                     other, --name names this one)",
+                    "{} holds another run; this one goes to {1}, and --resume {1} will continue it \
+                     (--resume auto continues the other, --name names this one)",
                     wanted.display(),
                     path.display()
                 );
             }
-            return Self { path }.with_config(config);
+            let config = config(&path);
+            return Self { path }.with_config(&config);
         }
         bail!("{}: every numbered name is taken; choose another with --name", wanted.display())
     }
@@ -216,7 +217,7 @@ mod tests {
         let dir = temporary();
         let wanted = dir.path().join("runs/net");
         let paths: Vec<_> = ["a = 1\n", "a = 2\n", "a = 3\n"]
-            .map(|config| RunFolder::create(&wanted, config).expect("writable").path)
+            .map(|config| RunFolder::create(&wanted, |_| config.into()).expect("writable").path)
             .into();
         let runs = dir.path().join("runs");
         assert_eq!(paths, [runs.join("net"), runs.join("net-2"), runs.join("net-3")]);
@@ -232,7 +233,7 @@ mod tests {
         fs::write(&file, "").expect("writable");
         fs::create_dir(&other).expect("free");
         fs::write(other.join("notes"), "").expect("writable");
-        let made = |wanted| RunFolder::create(wanted, "").expect("writable").path;
+        let made = |wanted| RunFolder::create(wanted, |_| "".into()).expect("writable").path;
         assert_eq!(made(&empty), empty);
         assert_eq!(made(&file), dir.path().join("file-2"));
         assert_eq!(made(&other), dir.path().join("other-2"));
@@ -243,7 +244,8 @@ mod tests {
         let dir = temporary();
         let wanted = dir.path().join("net");
         let mut paths: Vec<_> = std::thread::scope(|scope| {
-            let start = |_| scope.spawn(|| RunFolder::create(&wanted, "").expect("writable").path);
+            let create = || RunFolder::create(&wanted, |_| "".into()).expect("writable").path;
+            let start = |_| scope.spawn(create);
             let runs: Vec<_> = (0..8).map(start).collect();
             runs.into_iter().map(|run| run.join().expect("no panic")).collect()
         });
@@ -287,7 +289,7 @@ mod tests {
     fn an_unwritable_place_is_an_error_that_says_what_where_why_and_what_to_do() {
         // Not even root can make a folder there.
         for result in [
-            RunFolder::create(Path::new("/proc/runs/net"), ""),
+            RunFolder::create(Path::new("/proc/runs/net"), |_| "".into()),
             RunFolder::resume(Path::new("/proc/runs/net"), "", 3),
         ] {
             let message = format!("{:#}", result.expect_err("/proc cannot be written"));

@@ -39,6 +39,8 @@ pub struct Session<'a> {
     arch: Architecture,
     feed: Feed,
     folder: RunFolder,
+    /// The resolved configuration, for checkpoints.
+    recipe: String,
     metrics: Metrics,
     stop: Stop,
     length: RunLength,
@@ -95,7 +97,10 @@ pub fn train(config: &Config, screen: &Screen, log: &LogFile) -> Result<Outcome>
             session.feed.train.len()
         );
     }
-    let exit = if session.stop.signal().is_some() { Exit::Saved } else { Exit::Ok };
+    let exit = match session.stop.stopped_before(session.length.total_steps) {
+        true => Exit::Saved,
+        false => Exit::Ok,
+    };
     let tally = ends.into_iter().next().flatten();
     let folder = session.folder.path().to_path_buf();
     let example = Some(PathBuf::from(session.feed.test.name(0))).filter(|path| path.is_file());
@@ -131,12 +136,14 @@ impl<'a> Session<'a> {
             Progress::new(screen, length),
         )?;
         say_what_runs(config, &world, &feed, &folder);
-        let pretrained = config.net.init.as_deref().map(|path| read_pretrained(path, &arch));
+        let init = config.net.init.as_deref().filter(|_| resumed.is_none());
+        let pretrained = init.map(|path| read_pretrained(path, &arch));
         Ok(Self {
             config,
             world,
             arch,
             feed,
+            recipe: config.of_run_in(folder.path()).to_toml(),
             folder,
             metrics,
             stop: Stop::default(),
@@ -242,6 +249,8 @@ impl<'a> Session<'a> {
         let batches = {
             let mut evaluation = self.evaluation.lock().unwrap_or_else(PoisonError::into_inner);
             if evaluation.as_ref().is_none_or(|(step, _)| *step != num_steps) {
+                // Its memory is given back before there is another.
+                evaluation.take();
                 let (topology, cancel) = (self.world.topology, &self.world.cancel);
                 let loader = self.feed.test(self.config, topology, Views::Centre, cancel)?;
                 *evaluation = Some((num_steps, Handout::new(loader)));

@@ -56,6 +56,12 @@ impl Stop {
         self.lock().signal.get_or_insert(signal);
     }
 
+    /// Whether ranks were stopped with some of their `num_steps` steps undone.
+    #[must_use]
+    pub fn stopped_before(&self, num_steps: u64) -> bool {
+        self.lock().stop_at.is_some_and(|stop_at| stop_at < num_steps)
+    }
+
     /// The signal that asked for the stop, if any.
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
@@ -153,6 +159,7 @@ mod tests {
         stop.request(SIGTERM);
         assert_eq!([0, 1, 2, 3].map(|step| stop.begin(step)), [Continue, Continue, Continue, Halt]);
         assert_eq!(stop.begin(3), Halt);
+        assert!(stop.stopped_before(4) && !stop.stopped_before(3));
     }
 
     #[test]

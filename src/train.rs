@@ -1,8 +1,8 @@
 //! One rank's work: a step, and an evaluation. **Read this first.**
 //!
 //! Every mode runs the same code. What differs is in the list of layers (a split network holds layers
-//! that talk to the other column) and in the two collectives a rank is given, which are empty where
-//! there is nobody to talk to.
+//! that talk to the other column), in the two collectives a rank is given, which are empty where there is
+//! nobody to talk to, and in the images it holds: layers that are sliced need those of all ranks.
 
 mod report;
 

@@ -336,6 +336,38 @@ fn a_run_ends_by_saying_where_everything_lies_and_what_to_try_next() {
 }
 
 #[test]
+fn a_run_with_a_number_goes_on_in_its_own_folder_however_that_is_written() {
+    let desk = Desk::new();
+    let first = succeeds(&mut desk.train(&[]));
+    assert!(!stderr(&first).contains("--resume"), "it has the name it wanted");
+    let text = stderr(&succeeds(&mut desk.train(&[])));
+    assert!(text.contains("--resume runs/run-2 will continue it"), "{text}");
+    let absolute = desk.path("runs/run-2/checkpoints/last").display().to_string();
+    for (path, steps) in [("runs/run-2", 3), ("./runs/../runs/run-2", 4), (&absolute, 5)] {
+        let more = format!("train.max_steps={steps}");
+        succeeds(&mut desk.command(&["--resume", path, "--set", &more]));
+        let reached = checkpoint::load(&desk.path("runs/run-2")).expect("saved").state.step;
+        assert_eq!(reached, steps, "{path}");
+    }
+    assert!(!desk.path("runs/run-3").exists() && !desk.path("runs/run-2-2").exists());
+    assert_eq!(desk.last_step(), 2, "the other run is as it was");
+}
+
+#[test]
+fn a_run_goes_on_without_the_weights_it_began_from() {
+    let desk = Desk::new();
+    succeeds(&mut desk.train(&[]));
+    let weights = desk.path("weights.safetensors");
+    fs::copy(desk.run_dir().join("checkpoints/last/model.safetensors"), &weights).expect("saved");
+    let begin = ["--name", "tuned", "--init", "weights.safetensors"];
+    succeeds(desk.train(&[]).args(begin));
+    fs::remove_file(&weights).expect("copied above");
+    succeeds(&mut desk.command(&["--resume", "runs/tuned", "--set", "train.max_steps=3"]));
+    let reached = checkpoint::load(&desk.path("runs/tuned")).expect("saved").state.step;
+    assert_eq!(reached, 3);
+}
+
+#[test]
 fn steps_in_turns_are_answered_line_by_line_and_a_line_that_fails_leaves_the_next_alone() {
     let step = "--arch alexnet-cifar --batch 4 --device cpu --steps 2";
     let mut serving = Command::new(PROGRAM);

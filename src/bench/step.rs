@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use tch::Device;
 
 use super::peak_memory_mib;
 use crate::cli::BenchStepArgs;
@@ -17,7 +18,7 @@ use crate::run;
 use crate::stopwatch::Mark;
 use crate::train::Worker;
 
-/// Trains on one synthetic batch and prints peak memory, the bytes each rank sends in a step, the rate over
+/// Trains on one synthetic batch and prints peak memory on CPUs, the bytes each rank sends in a step, the rate over
 /// all timed steps as `mean: X img/s` and, last, that of the median step as `X img/s`.
 ///
 /// # Errors
@@ -26,17 +27,18 @@ use crate::train::Worker;
 pub fn step(args: &BenchStepArgs) -> Result<()> {
     let config = config(args);
     let world = run::world(&config)?;
-    let timed = world.run(|place| {
+    let rates = world.run(|place| {
         let mut ready = Ready::new(&config, &world, place)?;
         ready.time(args.warmup, args.steps)
     })?;
-    let timed = timed.into_iter().next().context("there is always a first rank")?;
-    if let Some(mib) = peak_memory_mib() {
+    let rates = rates.into_iter().next().context("there is always a first rank")?;
+    // Of a GPU's memory nothing is known here.
+    if let (Device::Cpu, Some(mib)) = (world.devices[0], peak_memory_mib()) {
         println!("peak memory: {mib} MiB");
     }
-    println!("wire: {} bytes a step and rank", timed.wire_bytes);
-    println!("mean: {:.1} img/s", timed.mean_rate);
-    println!("{:.1} img/s", timed.median_rate);
+    println!("wire: {} bytes a step and rank", rates.wire_bytes);
+    println!("mean: {:.1} img/s", rates.mean);
+    println!("{:.1} img/s", rates.median);
     Ok(())
 }
 
@@ -75,7 +77,7 @@ fn answer(args: BenchStepArgs) -> Result<Option<String>> {
         let mut ready = Ready::new(&config, &world, place)?;
         let mut asked = args.clone();
         loop {
-            println!("{:.1} img/s", ready.time(asked.warmup, asked.steps)?.mean_rate);
+            println!("{:.1} img/s", ready.time(asked.warmup, asked.steps)?.mean);
             let Some(line) = next_line()? else { return Ok(None) };
             match BenchStepArgs::of_line(&line) {
                 Ok(again) if again.is_about_the_step_of(&args) => asked = again,
@@ -110,9 +112,9 @@ struct Ready {
 }
 
 /// How fast steps were, in images a second on all ranks together.
-struct Timed {
-    mean_rate: f64,
-    median_rate: f64,
+struct Rates {
+    mean: f64,
+    median: f64,
     wire_bytes: u64,
 }
 
@@ -136,7 +138,7 @@ impl Ready {
 
     /// The mean by the device's clock, the median by the host's: between the returns of two calls a device
     /// that is the slower of the two has done one step.
-    fn time(&mut self, warmup: usize, steps: usize) -> Result<Timed> {
+    fn time(&mut self, warmup: usize, steps: usize) -> Result<Rates> {
         (0..warmup).try_for_each(|_| self.step())?;
         let device = self.worker.place.device;
         let begin = Mark::on(device)?;
@@ -152,9 +154,9 @@ impl Ready {
         }
         seconds.sort_by(f64::total_cmp);
         let batch = self.global_batch as f64;
-        Ok(Timed {
-            mean_rate: batch * steps as f64 / begin.seconds_to(&end)?,
-            median_rate: batch / seconds[steps / 2],
+        Ok(Rates {
+            mean: batch * steps as f64 / begin.seconds_to(&end)?,
+            median: batch / seconds[steps / 2],
             wire_bytes: self.wire_bytes,
         })
     }

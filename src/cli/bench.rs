@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Command, FromArgMatches, Subcommand};
 
-use super::positive;
+use super::{positive, seconds};
 use crate::{
     config::{Arch, BackendChoice, DeviceChoice, Gpus, Mode, Precision, Wire},
     data::{Augment, Output},
@@ -121,6 +121,6 @@ pub struct BenchPipelineArgs {
     #[arg(long, visible_alias = "workers", value_name = "N", default_value = "0")]
     pub threads: usize,
     /// How long to measure
-    #[arg(long, value_name = "S", default_value = "10")]
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     pub seconds: f64,
 }

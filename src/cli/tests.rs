@@ -79,6 +79,9 @@ fn wrong_lines_are_refused() {
         "bench",
         "-b x",
         "gpu-check collectives --ranks 0",
+        "bench pipeline --data x --seconds=-1",
+        "bench pipeline --data x --seconds nan",
+        "bench pipeline --data x --seconds inf",
     ] {
         let words = std::iter::once("alexnet-mgpu").chain(line.split_whitespace());
         let error = Cli::try_parse_from(words).expect_err(line);

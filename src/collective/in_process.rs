@@ -1,8 +1,9 @@
 //! Collectives between threads of one process that lend each other their tensors.
 //!
 //! Every rank lays its tensor on the table, waits at the gate and reads its peers' tensors, in place
-//! and without copies of its own. Nobody waits for the readers: that they have finished is known at
-//! the next gate, or at [`Collective::flush`]. Sums run in rank order on every rank, so all ranks get
+//! and without copies of its own. Nobody waits for the readers, except where what is lent is written, in
+//! all-reduce and broadcast: that they have finished is known at the next gate, or at
+//! [`Collective::flush`]. Sums run in rank order on every rank, so all ranks get
 //! the same bits. Works on CPU and CUDA tensors; it needs no library and is the reference the others
 //! are tested against.
 

@@ -118,8 +118,8 @@ pub trait Collective {
         Ok(x.shallow_clone())
     }
 
-    /// Waits until everything issued so far has arrived, here and at the peers. With NCCL it is not the
-    /// host that waits, but what the rank computes next on its GPU.
+    /// Waits until everything issued so far has arrived here, and peers are done with what was lent to them.
+    /// With NCCL it is not the host that waits, but what the rank computes next on its GPU.
     ///
     /// # Errors
     /// If a peer has failed.

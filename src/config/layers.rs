@@ -3,7 +3,10 @@
 //! Each layer remembers where it set a key, so that a value found wrong at the end is reported at the
 //! place that wrote it.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use toml::{Table, Value};
@@ -126,6 +129,16 @@ impl Config {
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.run.output_dir.join(self.name())
+    }
+
+    /// The configuration of the run that has got the folder `run_dir`, whatever it had wanted.
+    #[must_use]
+    pub fn of_run_in(&self, run_dir: &Path) -> Self {
+        let mut config = self.clone();
+        if let Some(name) = run_dir.file_name().filter(|_| run_dir != self.run_dir()) {
+            config.run.name = name.to_string_lossy().into_owned();
+        }
+        config
     }
 
     /// A real run needs data; a dry run does not.

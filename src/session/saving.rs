@@ -68,8 +68,8 @@ impl Session<'_> {
             canonical::merge(into, name, &spec, &value);
         }
         let classes = self.feed.train.classes().to_vec();
-        let config = self.config.to_toml();
-        let mut state = State::new(step, self.arch.name.to_owned(), classes, config);
+        let recipe = self.recipe.clone();
+        let mut state = State::new(step, self.arch.name.to_owned(), classes, recipe);
         state.class_names = self.feed.train.class_names().to_vec();
         state.schedule = at.schedule.state();
         state.best_top1 = at.best_top1;
@@ -105,14 +105,27 @@ pub(super) fn open_folder(
         );
         tracing::info!("resuming after step {}", state.step);
     }
-    let toml = config.to_toml();
-    let step = resumed.as_ref().map_or(0, |c| c.state.step);
-    let folder = match &config.run.resume {
-        Resume::Auto => RunFolder::resume(&dir, &toml, step)?,
-        Resume::From(path) if path.starts_with(&dir) => RunFolder::resume(&dir, &toml, step)?,
-        _ => RunFolder::create(&dir, &toml)?,
+    let goes_on = match &config.run.resume {
+        Resume::Off => false,
+        Resume::Auto => true,
+        Resume::From(path) => lies_in(path, &dir),
+    };
+    let folder = match goes_on {
+        true => {
+            let step = resumed.as_ref().map_or(0, |c| c.state.step);
+            RunFolder::resume(&dir, &config.to_toml(), step)?
+        }
+        false => RunFolder::create(&dir, |path| config.of_run_in(path).to_toml())?,
     };
     Ok((resumed, folder))
+}
+
+/// Whether `path` is the folder `dir` or something in it, by whatever name.
+fn lies_in(path: &Path, dir: &Path) -> bool {
+    match (path.canonicalize(), dir.canonicalize()) {
+        (Ok(path), Ok(dir)) => path.starts_with(dir),
+        _ => false,
+    }
 }
 
 pub(super) fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Shared> {

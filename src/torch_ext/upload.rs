@@ -73,11 +73,11 @@ impl<O, const PARTS: usize> Upload<O, PARTS> {
         Ok(Self { device, compute, copies, turns })
     }
 
-    /// Copies the parts of `owner` to flat tensors, for what is computed from now on. They hold
-    /// something else after the next upload but one.
+    /// Copies the parts of `owner` to flat tensors, for what is computed from now on and before the next
+    /// upload.
     ///
     /// # Errors
-    /// If there is no memory left on the GPU, or it is lost.
+    /// If there is no memory left on the GPU, or it is lost. Nothing may be uploaded after that.
     pub fn send(
         &mut self,
         owner: &Arc<O>,
