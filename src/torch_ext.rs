@@ -83,14 +83,14 @@ unsafe extern "C" {
     fn set_deterministic_cudnn(context: *mut c_void, deterministic: bool);
 }
 
-/// The gradients of a convolution: with respect to its input, if asked for, its weights and its bias.
+/// The gradients of a convolution: with respect to its weights and, if asked for, its input and its bias.
 pub struct ConvGradients {
     /// `[N, C, H, W]`, or nothing where the caller did not need it.
     pub dx: Option<Tensor>,
     /// `[O, C / groups, K, K]`.
     pub dw: Tensor,
-    /// `[O]`.
-    pub db: Tensor,
+    /// `[O]`, or nothing where the caller did not need it.
+    pub db: Option<Tensor>,
 }
 
 /// Whether the gradient with respect to the input is computed; the first layer has no use for it.
@@ -99,6 +99,15 @@ pub enum InputGradient {
     /// Computed.
     Needed,
     /// Left out.
+    Unused,
+}
+
+/// Whether the gradient with respect to the bias is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BiasGradient {
+    /// Computed.
+    Needed,
+    /// Left to somebody else.
     Unused,
 }
 
@@ -123,6 +132,7 @@ pub fn convolution_backward(
     w: &Tensor,
     geometry: ConvGeometry,
     input: InputGradient,
+    bias: BiasGradient,
 ) -> Result<ConvGradients> {
     let call = match x.device() {
         Device::Cuda(_) => cuda_convolution_backward()?,
@@ -133,7 +143,8 @@ pub fn convolution_backward(
     let stride = [geometry.stride; 2];
     let padding = [geometry.padding; 2];
     let (dilation, output_padding) = ([1i64; 2], [0i64; 2]);
-    let mask = [i32::from(input == InputGradient::Needed), 1, 1];
+    let (input, bias) = (input == InputGradient::Needed, bias == BiasGradient::Needed);
+    let mask = [i32::from(input), 1, i32::from(bias)];
     let mut out: [Handle; 3] = [std::ptr::null_mut(); 3];
     let [dx, dw, db] = &mut out;
     // SAFETY: handles are live at::Tensor pointers borrowed for the call, which does not write to
@@ -171,10 +182,9 @@ pub fn convolution_backward(
         dy.size(),
     );
     let [dx, dw, db] = out.map(adopt);
-    match (dw, db) {
-        (Some(dw), Some(db)) => Ok(ConvGradients { dx: dx.filter(Tensor::defined), dw, db }),
-        _ => bail!("libtorch returned no gradient for a convolution's weights"),
-    }
+    let Some(dw) = dw else { bail!("libtorch returned no gradient for a convolution's weights") };
+    let [dx, db] = [dx, db].map(|gradient| gradient.filter(Tensor::defined));
+    Ok(ConvGradients { dx, dw, db })
 }
 
 /// Takes ownership of a handle the shim returned.
@@ -301,11 +311,11 @@ mod tests {
         let dy = Tensor::randn_like(&y);
         (&y * &dy).sum(Kind::Double).backward();
         let geometry = ConvGeometry { stride: 2, padding: 1, groups: 2 };
-        let got =
-            convolution_backward(&dy, &x.detach(), &w.detach(), geometry, InputGradient::Needed)
-                .expect("shapes agree");
-        let dx = got.dx.expect("asked for");
-        for (ours, theirs) in [(&dx, x.grad()), (&got.dw, w.grad()), (&got.db, b.grad())] {
+        let (input, bias) = (InputGradient::Needed, BiasGradient::Needed);
+        let got = convolution_backward(&dy, &x.detach(), &w.detach(), geometry, input, bias)
+            .expect("shapes agree");
+        let (dx, db) = (got.dx.expect("asked for"), got.db.expect("asked for"));
+        for (ours, theirs) in [(&dx, x.grad()), (&got.dw, w.grad()), (&db, b.grad())] {
             let difference = (ours - theirs).abs().max().double_value(&[]);
             assert!(difference < 1e-12, "{difference}");
         }
@@ -317,6 +327,7 @@ mod tests {
         let (x, w) = (Tensor::zeros([1, 2, 5, 5], options), Tensor::zeros([3, 2, 3, 3], options));
         let geometry = ConvGeometry { stride: 1, padding: 0, groups: 1 };
         let dy = Tensor::zeros([1, 7, 3, 3], options);
-        assert!(convolution_backward(&dy, &x, &w, geometry, InputGradient::Unused).is_err());
+        let (input, bias) = (InputGradient::Unused, BiasGradient::Unused);
+        assert!(convolution_backward(&dy, &x, &w, geometry, input, bias).is_err());
     }
 }

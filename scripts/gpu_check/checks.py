@@ -67,8 +67,8 @@ def check_collectives(machine, report):
 
 
 def devices_of(machine, num_ranks):
-    """A device for each rank; GPUs go round."""
-    if machine.rehearsal:
+    """A device for each rank; GPUs go round. Of one there is a number: its index would be one."""
+    if machine.rehearsal or num_ranks == 1:
         return num_ranks
     return ",".join(str(rank % max(machine.num_gpus, 1)) for rank in range(num_ranks))
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
 use tch::Device;
 
 use super::peak_memory_mib;
@@ -168,6 +169,6 @@ fn synthetic(share: std::ops::Range<usize>, side: usize) -> Batch {
     let num_floats = share.len() * side * side * 3;
     let first = (share.start * side * side * 3) as u64;
     let pixel = |i: u64| (key.uniform(first + i) * 240.0 - 120.0) as f32;
-    let images = Pixels::F32((0..num_floats as u64).map(pixel).collect());
+    let images = Pixels::F32((0..num_floats as u64).into_par_iter().map(pixel).collect());
     Batch::standalone(share.start, images, share.map(|i| i as i64 % 1000).collect())
 }

@@ -9,11 +9,13 @@ use serde_json::{Value, json};
 
 use crate::kernels::cuda::gpu::Lane;
 use crate::kernels::cuda::program::CudaReal;
+use crate::kernels::cuda::relu_lrn_pool::Input;
 use crate::kernels::cuda::update::{Arrays, Run};
 use crate::kernels::cuda::{
-    Buffer, CudaError, cross_entropy, dropout, finish, relu_lrn_pool, update,
+    Buffer, CudaError, bias, cross_entropy, dropout, finish, fold, relu_lrn_pool, update,
 };
 use crate::kernels::dropout::Dropout;
+use crate::kernels::fold::Fold;
 use crate::kernels::lrn::Lrn;
 use crate::kernels::pool::{Map, MaxPool};
 use crate::kernels::relu_lrn_pool::ReluLrnPool;
@@ -80,6 +82,8 @@ fn of_type<T: CudaReal>(table: &mut Table, element: &str, batch: usize) -> Resul
         let map = Map { num_images: batch, height: side, width: side, channels };
         maps::<T>(table, &format!("{name} {element}"), &rule, map)?;
     }
+    biased::<T>(table, element, batch)?;
+    folded::<T>(table, element, batch)?;
     dropped::<T>(table, element, batch)?;
     updated::<T>(table, element)?;
     softmax::<T>(table, element, batch)?;
@@ -100,17 +104,50 @@ fn maps<T: CudaReal>(
         (0..len as u64).map(value).collect()
     };
     let (a, dy) = (Buffer::of(&on, &noise(map.num_elements()))?, Buffer::of(&on, &noise(len))?);
+    let bias = Buffer::of(&on, &noise(map.channels))?;
+    let input = Input { a: a.slice(), bias: Some(bias.slice()), map };
     let mut y = Buffer::<T>::zeros(&on, len)?;
     let mut argmax = Buffer::<u8>::zeros(&on, len)?;
     let mut da = Buffer::<T>::zeros(&on, map.num_elements())?;
     let (elements, pooled) = (map.num_elements() * size_of::<T>(), len * size_of::<T>());
     table.add(format!("{name} forward"), elements + pooled + len, || {
         let (y, argmax) = (&mut y.slice_mut(), &mut argmax.slice_mut());
-        relu_lrn_pool::forward(&on, rule, a.slice(), y, argmax, map)
+        relu_lrn_pool::forward(&on, rule, input, y, argmax)
     })?;
     table.add(format!("{name} backward"), 2 * elements + pooled + len, || {
         let da = &mut da.slice_mut();
-        relu_lrn_pool::backward(&on, rule, a.slice(), dy.slice(), argmax.slice(), da, map)
+        relu_lrn_pool::backward(&on, rule, input, dy.slice(), argmax.slice(), da)
+    })
+}
+
+/// conv3's bias and ReLU, and the gradient of conv1's bias.
+fn biased<T: CudaReal>(table: &mut Table, element: &str, batch: usize) -> Result<(), CudaError> {
+    let on = table.lane;
+    let mut a = Buffer::<T>::zeros(&on, batch * 13 * 13 * 384)?;
+    let bias = Buffer::<T>::zeros(&on, 384)?;
+    let num_bytes = a.slice().len() * size_of::<T>();
+    table.add(format!("bias+relu3 {element}"), 2 * num_bytes, || {
+        bias::relu(&on, &mut a.slice_mut(), bias.slice())
+    })?;
+    let (rows, channels) = (batch * 55 * 55, 96);
+    let da = Buffer::<T>::zeros(&on, rows * channels)?;
+    let mut partial = Buffer::<T::Wide>::zeros(&on, bias::num_partial_sums(rows, channels))?;
+    let mut db = Buffer::<T>::zeros(&on, channels)?;
+    table.add(format!("bias1 gradient {element}"), rows * channels * size_of::<T>(), || {
+        bias::gradient(&on, da.slice(), &mut partial.slice_mut(), &mut db.slice_mut())
+    })
+}
+
+/// conv1's input.
+fn folded<T: CudaReal>(table: &mut Table, element: &str, batch: usize) -> Result<(), CudaError> {
+    let on = table.lane;
+    let rule = Fold { stride: 4, padding: 0, rows: 57, columns: 57 };
+    let map = Map { num_images: batch, height: 227, width: 227, channels: 3 };
+    let images = Buffer::<T>::zeros(&on, map.num_elements())?;
+    let mut out = Buffer::<T>::zeros(&on, rule.output(map).num_elements())?;
+    let elements = map.num_elements() + rule.output(map).num_elements();
+    table.add(format!("fold1 {element}"), elements * size_of::<T>(), || {
+        fold::fold(&on, &rule, images.slice(), &mut out.slice_mut(), map)
     })
 }
 

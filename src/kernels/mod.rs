@@ -6,9 +6,11 @@
 //! depends on how many there are, nor on the instruction set they run on. The module knows nothing
 //! of tensors, layers or devices.
 
+pub mod bias;
 pub mod cuda;
 pub mod dropout;
 pub mod finish;
+pub mod fold;
 pub mod lrn;
 mod normaliser;
 pub mod pool;

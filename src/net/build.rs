@@ -12,7 +12,7 @@ use anyhow::Result;
 use tch::{Device, Kind};
 
 use super::arch::Architecture;
-use super::conv::Conv;
+use super::conv::{Bias, Conv, Groups};
 use super::dropout::Dropout;
 use super::flatten::Flatten;
 use super::fused::ReluLrnPool;
@@ -27,7 +27,7 @@ use crate::cuda;
 use crate::kernels;
 use crate::kernels::pool::MaxPool as MaxPoolRule;
 use crate::kernels::relu_lrn_pool::ReluLrnPool as Fused;
-use crate::params::{Arena, ParamSpec, Sharing};
+use crate::params::{Arena, Param, ParamSpec, Sharing};
 use crate::torch_ext::{ConvGeometry, InputGradient};
 
 /// Which part of how many this rank computes of the layers that are cut.
@@ -147,16 +147,38 @@ impl Plan {
         Arena::new(self.params.clone(), kind, device, sharing)
     }
 
-    /// Makes the layers, which look into `arena`.
+    /// Makes the layers, which look into `arena`, as they are fastest on its device.
     #[must_use]
     pub fn build(&self, arena: Arena) -> Net {
         let device = arena.weights.device();
+        let style = match device {
+            Device::Cpu => Style::Cpu,
+            _ if cuda::engine(device).is_some() => Style::Gpu,
+            _ => Style::Plain,
+        };
+        self.build_in(style, arena)
+    }
+
+    /// Makes the layers in this style, whatever the device.
+    #[must_use]
+    pub fn build_in(&self, style: Style, arena: Arena) -> Net {
         let mut layers: Vec<Box<dyn Layer>> = Vec::with_capacity(self.layers.len());
         let mut rest = &self.layers[..];
-        while let [next, ..] = rest {
-            let ours = device == Device::Cpu || cuda::engine(device).is_some();
-            let fused = if ours { fused(rest) } else { None };
-            let (layer, num_steps) = fused.unwrap_or_else(|| (next.layer(&arena), 1));
+        // What a convolution leaves to the next layer.
+        let mut bias = None;
+        while let [next, following @ ..] = rest {
+            let before_relu = matches!(following.first().map(|p| &p.step), Some(Step::Relu));
+            let (layer, num_steps) = match (&next.step, style) {
+                (Step::Conv { param, geometry, .. }, Style::Gpu) => {
+                    let groups = groups_on_gpu(&arena, *param, *geometry);
+                    let conv = next.conv(&arena).with_groups(groups);
+                    bias = before_relu.then(|| arena.param(param + 1));
+                    let adds = if before_relu { Bias::Next } else { Bias::Here };
+                    (Box::new(conv.with_bias(adds)) as Box<dyn Layer>, 1)
+                }
+                (Step::Relu, Style::Cpu | Style::Gpu) => rectified(rest, bias.take()),
+                _ => (next.layer(&arena), 1),
+            };
             layers.push(layer);
             rest = &rest[num_steps..];
         }
@@ -164,30 +186,62 @@ impl Plan {
     }
 }
 
-/// The fused layer for the steps that `planned` starts with, if there is one, and their number.
-fn fused(planned: &[Planned]) -> Option<(Box<dyn Layer>, usize)> {
+/// Which of several ways to compute the same layers a network takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// libtorch's operations alone: where a GPU has none of our kernels.
+    Plain,
+    /// ReLU, normalisation and pooling in one pass.
+    Cpu,
+    /// That pass also adds the convolution's bias, and groups are computed as one where that is faster.
+    Gpu,
+}
+
+/// How a convolution with these weights is faster on a GPU: docs/results/gpu.md has the times.
+fn groups_on_gpu(arena: &Arena, weights: usize, geometry: ConvGeometry) -> Groups {
+    let shape = &arena.specs()[weights].shape;
+    let is_large = shape.last().is_some_and(|&side| side > 3);
+    match arena.weights.kind() {
+        _ if geometry.groups == 1 => Groups::Apart,
+        Kind::BFloat16 => Groups::AsOne,
+        // Large filters by way of Fourier transforms, at a cost that hardly depends on the channels.
+        Kind::Float if is_large => Groups::AsOne,
+        _ => Groups::Apart,
+    }
+}
+
+/// The layer for the ReLU that `planned` starts with and what it is fused with, and the number of steps. It adds
+/// `bias`, if there is one.
+fn rectified(planned: &[Planned], bias: Option<Param>) -> (Box<dyn Layer>, usize) {
     let step = |index: usize| planned.get(index).map(|p| &p.step);
     let (lrn, groups, pool, num_steps) = match (step(0), step(1), step(2)) {
         (Some(Step::Relu), Some(Step::Lrn(rule, groups)), Some(Step::MaxPool(pool))) => {
             (Some(*rule), *groups, *pool, 3)
         }
         (Some(Step::Relu), Some(Step::MaxPool(pool)), _) => (None, 1, *pool, 2),
-        _ => return None,
+        _ => return (Box::new(Relu::new(planned[0].name.clone(), bias)), 1),
     };
     let names: Vec<_> = planned[..num_steps].iter().map(|p| p.name.as_str()).collect();
     let rule = Fused { lrn, groups, pool };
-    Some((Box::new(ReluLrnPool::new(names.join("+"), rule)), num_steps))
+    (Box::new(ReluLrnPool::new(names.join("+"), rule, bias)), num_steps)
 }
 
 impl Planned {
+    /// # Panics
+    /// If it is no convolution.
+    fn conv(&self, arena: &Arena) -> Conv {
+        let Step::Conv { param, geometry, fill, input } = &self.step else {
+            panic!("{} is no convolution", self.name)
+        };
+        let (w, b) = (arena.param(*param), arena.param(param + 1));
+        Conv::new(self.name.clone(), w, b, *geometry, *input).filled(*fill)
+    }
+
     fn layer(&self, arena: &Arena) -> Box<dyn Layer> {
         let name = self.name.clone();
         match &self.step {
-            Step::Conv { param, geometry, fill, input } => {
-                let (w, b) = (arena.param(*param), arena.param(param + 1));
-                Box::new(Conv::new(name, w, b, *geometry, *input).filled(*fill))
-            }
-            Step::Relu => Box::new(Relu::new(name)),
+            Step::Conv { .. } => Box::new(self.conv(arena)),
+            Step::Relu => Box::new(Relu::new(name, None)),
             Step::Lrn(rule, groups) => Box::new(Lrn::new(name, *rule, *groups)),
             Step::MaxPool(rule) => Box::new(MaxPool::new(name, *rule)),
             Step::Flatten => Box::new(Flatten::new(name)),

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::product::operand;
-use super::{Layer, Mode, Pass, kept};
+use super::{Layer, Mode, Pass, bias, kept};
 use crate::params::Param;
 
 /// A fully-connected layer, `[N, I]` to `[N, O]`.
@@ -45,8 +45,7 @@ impl Layer for Linear {
         } else {
             self.w.grad.f_copy_(&dy.f_tr()?.f_mm(&x)?)?;
         }
-        let db = dy.f_sum_dim_intlist(&[0i64][..], false, None::<Kind>)?;
-        self.b.grad.f_copy_(&db)?;
+        bias::put_gradient(&dy, &mut self.b)?;
         Ok(Some(dy.f_mm(&operand(&self.w.weight)?)?.f_to_kind(kind)?))
     }
 

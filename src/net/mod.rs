@@ -5,6 +5,7 @@
 //! `[N, C]` once flattened. The module knows neither data sets nor configuration files.
 
 pub mod arch;
+mod bias;
 pub mod build;
 mod conv;
 mod dropout;

@@ -3,7 +3,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::conv::Conv;
+use super::build::{Plan, Site, Style};
+use super::conv::{Conv, Groups};
 use super::dropout::Dropout;
 use super::flatten::Flatten;
 use super::fused::ReluLrnPool;
@@ -182,13 +183,15 @@ fn check(
 }
 
 fn check_conv(shape: &[i64], filters: [i64; 4], geometry: ConvGeometry, gradient: InputGradient) {
-    let (w, b) = parameters(&filters);
-    let layer = Conv::new("conv".into(), share(&w), share(&b), geometry, gradient);
-    check(layer, shape, &[w, b], |x, params| {
-        let (stride, padding) = ([geometry.stride; 2], [geometry.padding; 2]);
-        let groups = geometry.groups;
-        nhwc(&nchw(x).conv2d(&params[0], Some(&params[1]), stride, padding, [1, 1], groups))
-    });
+    for computed in [Groups::Apart, Groups::AsOne] {
+        let (w, b) = parameters(&filters);
+        let layer = Conv::new("conv".into(), share(&w), share(&b), geometry, gradient);
+        check(layer.with_groups(computed), shape, &[w, b], |x, params| {
+            let (stride, padding) = ([geometry.stride; 2], [geometry.padding; 2]);
+            let groups = geometry.groups;
+            nhwc(&nchw(x).conv2d(&params[0], Some(&params[1]), stride, padding, [1, 1], groups))
+        });
+    }
 }
 
 #[test]
@@ -259,9 +262,38 @@ fn products_in_bf16_are_near_those_in_fp64() {
     assert_near_in_bf16(|w, b| Linear::new("fc".into(), w, b), &[7, 300], &[9, 300]);
 }
 
+/// Logits, and all parameters' gradients after a step.
+fn network(arch: &str, style: Style) -> (Tensor, Tensor) {
+    let arch = super::arch::Architecture::by_name(arch, 10, 0.5).expect("known");
+    let plan = Plan::new(&arch, Site::WHOLE).expect("one device");
+    let sharing = Sharing { rank: 0, size: 1, bucket_bytes: 1 << 22 };
+    let mut arena = plan.arena(Kind::Double, Device::Cpu, sharing);
+    arena.load(|spec| Ok(spec.initial(1))).expect("every shape");
+    let mut net = plan.build_in(style, arena);
+    let (pass, images) = (pass(&Solo), input(&[2, arch.input, arch.input, 3], 1) * 30.0);
+    let logits = net.forward(images, &pass, |_| Ok(())).expect("shapes agree");
+    net.backward(logits.ones_like() - &logits, &pass, |_, _| Ok(())).expect("after a forward");
+    (logits, net.arena.grads.copy())
+}
+
+#[test]
+fn networks_as_they_are_built_for_gpus_are_those_of_cpus_and_of_libtorch_alone() {
+    for arch in ["alexnet", "alexnet-cifar"] {
+        let (logits, gradients) = network(arch, Style::Plain);
+        for style in [Style::Cpu, Style::Gpu] {
+            let (own_logits, own_gradients) = network(arch, style);
+            assert_close(arch, &own_logits, &logits, 1e-12);
+            assert_close(arch, &own_gradients, &gradients, 1e-12);
+        }
+    }
+}
+
 #[test]
 fn relu() {
-    check(Relu::new("relu".into()), &[3, 4, 4, 5], &[], |x, _| x.relu());
+    check(Relu::new("relu".into(), None), &[3, 4, 4, 5], &[], |x, _| x.relu());
+    let (_, b) = parameters(&[5, 1]);
+    let biased = Relu::new("relu".into(), Some(share(&b)));
+    check(biased, &[3, 4, 4, 5], &[b], |x, params| (x + &params[0]).relu());
 }
 
 /// LRN by its formula (paper §3.3), channel by channel.
@@ -305,11 +337,14 @@ fn overlapping_pooling() {
 fn relu_normalisation_and_pooling_fused() {
     for lrn in [Some(NORM), None] {
         let rule = kernels::relu_lrn_pool::ReluLrnPool { lrn, groups: 2, pool: POOL };
-        let layer = ReluLrnPool::new("relu+norm+pool".into(), rule);
-        check(layer, &[2, 7, 7, 18], &[], |x, _| {
+        let reference = |x: Tensor| {
             let x = x.relu();
             pooled(&if lrn.is_some() { normalised(&x, 2) } else { x })
-        });
+        };
+        let layer = |bias| ReluLrnPool::new("relu+norm+pool".into(), rule, bias);
+        check(layer(None), &[2, 7, 7, 18], &[], |x, _| reference(x.shallow_clone()));
+        let (_, b) = parameters(&[18, 1]);
+        check(layer(Some(share(&b))), &[2, 7, 7, 18], &[b], |x, params| reference(x + &params[0]));
     }
 }
 

@@ -3,8 +3,8 @@
 // with x' = CROP - 1 - x where the window is mirrored, and zero outside the image, which is the top left
 // width x height of its [CROP, CROP, 3] bytes. In fp32 bit for bit the CPU's (not contracted).
 //
-// Bytes moved: one read and the size of an element written per value. A thread writes CHUNK neighbouring values of
-// the whole batch. CROP is compiled in.
+// Bytes moved: one read and the size of an element written per value. A thread writes PIXELS neighbouring pixels of
+// the whole batch, 48 bytes. CROP is compiled in.
 
 // In pixels of the image; left and top are negative where the window begins in the padding.
 struct Window {
@@ -15,45 +15,86 @@ struct Channels {
     float at[3];
 };
 
-constexpr unsigned ROW = CROP * 3;
+constexpr int VALUES = 3 * PIXELS;
+// Words in which as many bytes lie wherever they begin.
+constexpr int WORDS = (VALUES + 3) / 4 + 1;
 
-__device__ inline float finished(
-    const unsigned char* images, const Window& window, const Channels& scale,
-    const Channels& offset, size_t image, int y, int value) {
-    int x = value / 3, c = value % 3;
+// The words from `from` on, which is aligned to nothing: the first byte is the lowest of the first word.
+__device__ inline void load_bytes(const unsigned char* from, unsigned (&words)[WORDS - 1]) {
+    unsigned shift = size_t(from) % 4;
+    const unsigned* aligned = reinterpret_cast<const unsigned*>(from - shift);
+    unsigned low = aligned[0];
+#pragma unroll
+    for (int i = 0; i < WORDS - 1; ++i) {
+        unsigned high = aligned[i + 1];
+        words[i] = ((unsigned long long)high << 32 | low) >> 8 * shift;
+        low = high;
+    }
+}
+
+// All pixels of a thread that lie side by side in the image, from the one at `from` on.
+__device__ inline void finish_neighbours(
+    const unsigned char* from, bool mirrored, const Channels& scale, const Channels& offset,
+    float (&values)[VALUES]) {
+    unsigned words[WORDS - 1];
+    load_bytes(from, words);
+#pragma unroll
+    for (int i = 0; i < VALUES; ++i) {
+        int c = i % 3, reflected = VALUES - 3 - i + 2 * c;
+        unsigned plain = words[i / 4] >> 8 * (i % 4) & 0xff;
+        unsigned reversed = words[reflected / 4] >> 8 * (reflected % 4) & 0xff;
+        values[i] = float(mirrored ? reversed : plain) * scale.at[c] + offset.at[c];
+    }
+}
+
+__device__ inline void finish_pixel(
+    const unsigned char* image, const Window& window, const Channels& scale, const Channels& offset,
+    int y, int x, float* values) {
     x = window.left + (window.mirrored ? CROP - 1 - x : x);
     y += window.top;
-    if (x < 0 || x >= window.width || x >= CROP || y < 0 || y >= window.height || y >= CROP) return 0;
-    unsigned char pixel = images[((image * CROP + y) * CROP + x) * 3 + c];
-    return float(pixel) * scale.at[c] + (c == 0 ? offset.at[0] : c == 1 ? offset.at[1] : offset.at[2]);
+    bool inside = x >= 0 && x < window.width && x < CROP && y >= 0 && y < window.height && y < CROP;
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+        float pixel = inside ? image[(y * CROP + x) * 3 + c] : 0;
+        values[c] = inside ? pixel * scale.at[c] + offset.at[c] : 0;
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     finish(const unsigned char* __restrict__ images, const Window* __restrict__ windows,
            const Channels* __restrict__ offsets, Real* __restrict__ out,
            unsigned long long num_values, Channels scale) {
-    unsigned long long first = ((unsigned long long)blockIdx.x * THREADS + threadIdx.x) * CHUNK;
+    constexpr size_t IMAGE = size_t(CROP) * CROP * 3;
+    unsigned long long first = ((unsigned long long)blockIdx.x * THREADS + threadIdx.x) * VALUES;
     if (first >= num_values) return;
-    unsigned long long row = first / ROW;
-    int value = first % ROW;
+    unsigned long long row = first / (CROP * 3);
+    int x = first / 3 % CROP, y = row % CROP;
     size_t image = row / CROP;
-    int y = row % CROP;
-    // Few chunks see a second image.
     Window window = windows[image];
     Channels offset = offsets[image];
-    float values[CHUNK] = {};
+
+    float values[VALUES] = {};
+    int left = window.left + (window.mirrored ? CROP - x - PIXELS : x), top = window.top + y;
+    size_t from = image * IMAGE + (top * CROP + left) * 3;
+    bool neighbours = x + PIXELS <= CROP && left >= 0 && left + PIXELS <= window.width &&
+                      left + PIXELS <= CROP && top >= 0 && top < window.height && top < CROP;
+    // Whole words around the bytes lie in the array too.
+    if (neighbours && from >= 4 && from + 4 * WORDS <= num_values) {
+        finish_neighbours(images + from, window.mirrored, scale, offset, values);
+    } else {
 #pragma unroll
-    for (int i = 0; i < CHUNK; ++i) {
-        if (first + i >= num_values) break;
-        values[i] = finished(images, window, scale, offset, image, y, value);
-        if (++value < ROW) continue;
-        value = 0;
-        if (++y < CROP) continue;
-        y = 0;
-        ++image;
-        if (first + i + 1 < num_values) window = windows[image], offset = offsets[image];
+        for (int i = 0; i < PIXELS; ++i) {
+            if (first + 3 * i >= num_values) break;
+            finish_pixel(images + image * IMAGE, window, scale, offset, y, x, values + 3 * i);
+            if (++x < CROP) continue;
+            x = 0;
+            if (++y < CROP) continue;
+            y = 0;
+            ++image;
+            if (first + 3 * i + 3 < num_values) window = windows[image], offset = offsets[image];
+        }
     }
-    if (first + CHUNK <= num_values) {
+    if (first + VALUES <= num_values) {
         store_rounded(out + first, values);
     } else {
         for (int i = 0; first + i < num_values; ++i) narrow(values[i], out[first + i]);

@@ -43,11 +43,12 @@ pub fn finish<T: CudaReal>(
     assert_eq!(windows.len(), num_images * 5, "finish: five numbers for each image");
     assert_eq!(offsets.len(), num_images * 3, "finish: an offset for each image");
     assert_eq!(out.len(), pixels.len(), "finish: the output");
-    let chunk = 128 / T::BITS;
-    out.check_aligned(chunk as usize)?;
-    let constants = [chunk, crop as u32];
+    // 16 bytes for each of the three channels.
+    let pixels_of_thread = 128 / T::BITS;
+    out.check_aligned(pixels_of_thread as usize)?;
+    let constants = [pixels_of_thread, crop as u32];
     on.launch(&Launch::over(
-        out.len().div_ceil(chunk as usize),
+        out.len().div_ceil(3 * pixels_of_thread as usize),
         Program::new::<T>(Source::Finish, &constants),
         c"finish",
         &[

@@ -93,6 +93,14 @@ macro_rules! slice_methods {
 slice_methods!(Slice);
 slice_methods!(SliceMut);
 
+impl<T> Slice<'_, T> {
+    /// No memory at all: what a kernel takes for an input that is not there.
+    #[must_use]
+    pub(super) fn none() -> Self {
+        Self { address: 0, len: 0, memory: PhantomData }
+    }
+}
+
 impl<T> SliceMut<'_, T> {
     /// The same elements, for reading.
     #[must_use]

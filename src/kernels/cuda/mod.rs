@@ -6,6 +6,7 @@
 //! memory. The module knows nothing of tensors or layers; what runs a kernel is an [`Engine`], a
 //! GPU or an emulator, so the same host code and the same checks serve both.
 
+pub mod bias;
 pub mod cache;
 pub mod check;
 pub mod compile;
@@ -13,6 +14,7 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod error;
 pub mod finish;
+pub mod fold;
 pub mod gpu;
 pub mod launch;
 pub mod lrn;

@@ -11,18 +11,52 @@ struct Rule {
     Wide k, alpha, beta;
 };
 
+// A chunk and HALO channels on each side as they lie in memory; zeros outside the group.
+template <int HALO>
+struct Neighbourhood {
+    static constexpr int STEP = common_power_of_two(CHUNK, HALO, 8);
+    static constexpr int PARTS = HALO / STEP;
+    Elements<CHUNK> middle;
+    // One more than there are: no array has none.
+    Elements<STEP> left[PARTS + 1], right[PARTS + 1];
+
+    // The chunk begins at channel `first` of its group.
+    __device__ inline void read(const Real* chunk, int first) {
+        middle.read(true, chunk);
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            int i = part * STEP;
+            left[part].read(first >= HALO - i, chunk - HALO + i);
+            right[part].read(first < GROUP - CHUNK - i, chunk + CHUNK + i);
+        }
+    }
+    __device__ inline void add(const Neighbourhood& other) {
+        middle.add(other.middle);
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            left[part].add(other.left[part]);
+            right[part].add(other.right[part]);
+        }
+    }
+    template <Activation ACTIVATION>
+    __device__ inline void widen_to(Wide (&to)[CHUNK + 2 * HALO]) const {
+        middle.template widen_to<ACTIVATION>(to + HALO);
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part) {
+            int i = part * STEP;
+            left[part].template widen_to<ACTIVATION>(to + i);
+            right[part].template widen_to<ACTIVATION>(to + HALO + CHUNK + i);
+        }
+    }
+};
+
 // The activations of a chunk and of HALO channels on each side; zero outside the group, in which the chunk begins
 // at channel `first`.
 template <int HALO, Activation ACTIVATION>
 __device__ inline void load_chunk(const Real* chunk, int first, Wide (&to)[CHUNK + 2 * HALO]) {
-    load_wide<CHUNK, ACTIVATION>(true, chunk, to + HALO);
-    constexpr int STEP = common_power_of_two(CHUNK, HALO, 8);
-#pragma unroll
-    for (int i = 0; i < HALO; i += STEP) {
-        bool left = first >= HALO - i, right = first < GROUP - CHUNK - i;
-        load_wide<STEP, ACTIVATION>(left, chunk - HALO + i, to + i);
-        load_wide<STEP, ACTIVATION>(right, chunk + CHUNK + i, to + HALO + CHUNK + i);
-    }
+    Neighbourhood<HALO> neighbourhood;
+    neighbourhood.read(chunk, first);
+    neighbourhood.template widen_to<ACTIVATION>(to);
 }
 
 // Denominators are normal numbers: flushing those that are not to zero costs nothing but their handling.

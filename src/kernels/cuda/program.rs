@@ -9,7 +9,7 @@ use super::super::real::{Real, Wide};
 use super::memory::Plain;
 
 /// The most constants any source has.
-const MAX_CONSTANTS: usize = 10;
+const MAX_CONSTANTS: usize = 11;
 
 /// The files of `src/kernels/cuda`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,17 +26,23 @@ pub enum Source {
     CrossEntropy,
     /// `finish.cu`
     Finish,
+    /// `bias.cu`
+    Bias,
+    /// `fold.cu`
+    Fold,
 }
 
 impl Source {
     /// Every one of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::ReluLrnPool,
         Self::Lrn,
         Self::Dropout,
         Self::Update,
         Self::CrossEntropy,
         Self::Finish,
+        Self::Bias,
+        Self::Fold,
     ];
 
     /// The name of the file, without its ending.
@@ -49,6 +55,8 @@ impl Source {
             Self::Update => "update",
             Self::CrossEntropy => "cross_entropy",
             Self::Finish => "finish",
+            Self::Bias => "bias",
+            Self::Fold => "fold",
         }
     }
 
@@ -63,6 +71,8 @@ impl Source {
             Self::Update => &[REAL, include_str!("update.cu")],
             Self::CrossEntropy => &[REAL, include_str!("cross_entropy.cu")],
             Self::Finish => &[REAL, include_str!("finish.cu")],
+            Self::Bias => &[REAL, include_str!("bias.cu")],
+            Self::Fold => &[REAL, include_str!("fold.cu")],
         }
     }
 
@@ -74,6 +84,7 @@ impl Source {
                 "COLUMNS",
                 "LRN_SIZE",
                 "THREE_QUARTERS",
+                "BIAS",
                 "CHANNELS",
                 "GROUP",
                 "HEIGHT",
@@ -85,7 +96,11 @@ impl Source {
             Self::Dropout => &["CHUNK"],
             Self::Update => &["MAX_RUNS"],
             Self::CrossEntropy => &[],
-            Self::Finish => &["CHUNK", "CROP"],
+            Self::Finish => &["PIXELS", "CROP"],
+            Self::Bias => &["CHUNK", "CHANNELS"],
+            Self::Fold => {
+                &["CHUNK", "HEIGHT", "WIDTH", "CHANNELS", "STRIDE", "PADDING", "ROWS", "COLUMNS"]
+            }
         }
     }
 
@@ -93,7 +108,12 @@ impl Source {
     fn threads(self) -> u32 {
         match self {
             Self::ReluLrnPool | Self::Lrn => 128,
-            Self::Dropout | Self::Update | Self::CrossEntropy | Self::Finish => 256,
+            Self::Dropout
+            | Self::Update
+            | Self::CrossEntropy
+            | Self::Finish
+            | Self::Bias
+            | Self::Fold => 256,
         }
     }
 

@@ -105,32 +105,84 @@ __device__ inline unsigned relu_pair(unsigned pair) {
 #endif
 }
 
-enum Activation { IDENTITY, RELU };
-
-// Reads N activations into `to`; zeros where `inside` is false.
-template <int N, Activation ACTIVATION, typename T>
-__device__ inline void load_wide(bool inside, const T* from, Wide* to) {
-    Pack<T, N> pack = {};
-    if (inside) pack = load<N>(from);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        to[i] = ACTIVATION == RELU ? relu(widen(pack.at[i])) : widen(pack.at[i]);
-    }
+// The sums of two pairs, each rounded to an element.
+__device__ inline unsigned add_pairs(unsigned a, unsigned b) {
+#ifdef __CUDA_ARCH__
+    // Ampere has no addition of pairs; a product with one is exact.
+    unsigned sum;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80), "r"(b));
+    return sum;
+#else
+    float x[2], y[2];
+    unpack_pair(a, x);
+    unpack_pair(b, y);
+    return rounded_pair(x[0] + y[0], x[1] + y[1]);
+#endif
 }
 
-template <int N, Activation ACTIVATION>
-__device__ inline void load_wide(bool inside, const Bf16* from, float* to) {
-    if constexpr (N == 1) {
-        float x = inside ? widen(*from) : 0;
-        *to = ACTIVATION == RELU ? relu(x) : x;
-    } else {
-        Pack<unsigned, N / 2> pairs = {};
-        if (inside) pairs = load<N / 2>(reinterpret_cast<const unsigned*>(from));
+enum Activation { IDENTITY, RELU };
+
+// N neighbouring elements as they lie in memory.
+#if ELEMENT_BITS == 16
+template <int N>
+struct Elements {
+    // A single one lies in the low half.
+    unsigned words[N > 1 ? N / 2 : 1];
+
+    // Zeros where `inside` is false.
+    __device__ inline void read(bool inside, const Bf16* from) {
+        if constexpr (N == 1) {
+            words[0] = inside ? from->bits : 0;
+        } else {
+            Pack<unsigned, N / 2> pairs = {};
+            if (inside) pairs = load<N / 2>(reinterpret_cast<const unsigned*>(from));
 #pragma unroll
-        for (int i = 0; i < N / 2; ++i) {
-            unpack_pair(ACTIVATION == RELU ? relu_pair(pairs.at[i]) : pairs.at[i], to + 2 * i);
+            for (int i = 0; i < N / 2; ++i) words[i] = pairs.at[i];
         }
     }
+    // Each sum is rounded to an element.
+    __device__ inline void add(const Elements& other) {
+#pragma unroll
+        for (int i = 0; i < (N + 1) / 2; ++i) words[i] = add_pairs(words[i], other.words[i]);
+    }
+    template <Activation ACTIVATION>
+    __device__ inline void widen_to(float* to) const {
+#pragma unroll
+        for (int i = 0; i < (N + 1) / 2; ++i) {
+            float pair[2];
+            unpack_pair(ACTIVATION == RELU ? relu_pair(words[i]) : words[i], pair);
+            to[2 * i] = pair[0];
+            if (2 * i + 1 < N) to[2 * i + 1] = pair[1];
+        }
+    }
+};
+#else
+template <int N>
+struct Elements {
+    Pack<Real, N> pack;
+
+    __device__ inline void read(bool inside, const Real* from) {
+        pack = {};
+        if (inside) pack = load<N>(from);
+    }
+    __device__ inline void add(const Elements& other) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) pack.at[i] += other.pack.at[i];
+    }
+    template <Activation ACTIVATION>
+    __device__ inline void widen_to(Wide* to) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i) to[i] = ACTIVATION == RELU ? relu(pack.at[i]) : pack.at[i];
+    }
+};
+#endif
+
+// Reads N activations into `to`; zeros where `inside` is false.
+template <int N, Activation ACTIVATION>
+__device__ inline void load_wide(bool inside, const Real* from, Wide* to) {
+    Elements<N> elements;
+    elements.read(inside, from);
+    elements.template widen_to<ACTIVATION>(to);
 }
 
 // Replaces values by what elements would keep of them.

@@ -1,9 +1,9 @@
 // ReLU, local response normalisation (unless LRN_SIZE is 0) and max pooling in one pass, channels last
-// (kernels/relu_lrn_pool.rs).
+// (kernels/relu_lrn_pool.rs). Where BIAS is 1 each channel's bias is added to the map before (kernels/bias.rs).
 //
 // Bytes moved: forward reads the map a and writes y and one byte of argmax per output; backward reads a, dy and
 // argmax and writes da. Each once from memory; what neighbouring threads share comes from the caches.
-// HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW and STRIDE are compiled in.
+// BIAS, HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW and STRIDE are compiled in.
 
 constexpr int OUT_HEIGHT = (HEIGHT - WINDOW) / STRIDE + 1;
 constexpr int OUT_WIDTH = (WIDTH - WINDOW) / STRIDE + 1;
@@ -59,28 +59,47 @@ struct Best {
 };
 #endif
 
+// The channels of a thread: the first of CHUNK within its group, and the biases of all it reads.
+template <int HALO>
+struct Channels {
+    int first;
+    Neighbourhood<HALO> bias;
+
+    __device__ inline Channels(int channel, const Real* biases) : first(channel % GROUP) {
+        if (BIAS) bias.read(biases + channel, first);
+    }
+    // The activations of a pixel, from the convolution's sums.
+    __device__ inline void activations(const Real* chunk, Wide (&to)[CHUNK + 2 * HALO]) const {
+        Neighbourhood<HALO> sums;
+        sums.read(chunk, first);
+        if (BIAS) sums.add(bias);
+        sums.template widen_to<RELU>(to);
+    }
+};
+
 // The values that are pooled: CHUNK channels of a pixel.
 __device__ inline void pooled_values(
-    const Real* chunk, int first, const Rule& rule, Wide (&values)[CHUNK]) {
+    const Real* chunk, const Channels<REACH>& channels, const Rule& rule, Wide (&values)[CHUNK]) {
 #if LRN_SIZE > 0
     Wide a[CHUNK + 2 * REACH];
-    load_chunk<REACH, RELU>(chunk, first, a);
+    channels.activations(chunk, a);
     normalise(a, rule, values);
     round_to_elements(values);
 #else
-    load_chunk<0, RELU>(chunk, first, values);
+    channels.activations(chunk, values);
 #endif
 }
 
 // The largest in one row of COLUMNS windows, the first of which begins at input column x.
 __device__ inline void pool_row(
-    const Real* row, int x, int first, const Rule& rule, Best (&best)[COLUMNS]) {
+    const Real* row, int x, const Channels<REACH>& channels, const Rule& rule,
+    Best (&best)[COLUMNS]) {
 #pragma unroll
     for (int j = 0; j < SPAN; ++j) {
         Wide values[CHUNK];
         // Columns beyond the map belong to windows that are not stored.
         int column = x + j < WIDTH ? x + j : WIDTH - 1;
-        pooled_values(row + size_t(column) * CHANNELS, first, rule, values);
+        pooled_values(row + size_t(column) * CHANNELS, channels, rule, values);
 #pragma unroll
         for (int o = 0; o < COLUMNS; ++o) {
             int position = j - o * STRIDE;
@@ -113,11 +132,12 @@ __device__ inline void store_pooled(
 // A thread computes CHUNK channels of COLUMNS neighbouring outputs, marching down `strip` output rows; rows that
 // two windows share are normalised once.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    forward(const Real* __restrict__ a, Real* __restrict__ y, unsigned char* __restrict__ argmax,
-            unsigned num_threads, int strip, Rule rule) {
+    forward(const Real* __restrict__ a, const Real* __restrict__ bias, Real* __restrict__ y,
+            unsigned char* __restrict__ argmax, unsigned num_threads, int strip, Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_threads) return;
-    int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
+    int channel = index % CHUNKS * CHUNK;
+    Channels<REACH> channels(channel, bias);
     int out_x = index / CHUNKS % COLUMN_GROUPS * COLUMNS;
     unsigned strips = (OUT_HEIGHT + strip - 1) / strip;
     unsigned at = index / (CHUNKS * COLUMN_GROUPS);
@@ -131,13 +151,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     Best carried[OVERLAP + 1][COLUMNS], row[COLUMNS], best[COLUMNS];
 #pragma unroll
     for (int r = 0; r < OVERLAP; ++r) {
-        pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, first, rule, carried[r]);
+        pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, channels, rule, carried[r]);
     }
     for (; out_y < end; ++out_y) {
 #pragma unroll
         for (int r = 0; r < WINDOW; ++r) {
             if (r >= OVERLAP) {
-                pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, first, rule, row);
+                pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, channels, rule, row);
             }
 #pragma unroll
             for (int o = 0; o < COLUMNS; ++o) {
@@ -229,12 +249,13 @@ struct WindowOutputs {
 
 // The gradient of a pixel's chunk, from that of the pooled values with REACH more on each side.
 __device__ inline void backward_pixel(
-    const Real* a, Wide (&gradient)[CHUNK + 2 * REACH], int first, const Rule& rule, Real* da) {
+    const Real* a, Wide (&gradient)[CHUNK + 2 * REACH], const Channels<2 * REACH>& channels,
+    const Rule& rule, Real* da) {
     Wide activation[CHUNK + 4 * REACH], out[CHUNK];
-    load_chunk<2 * REACH, RELU>(a, first, activation);
+    channels.activations(a, activation);
     round_to_elements(gradient);
 #if LRN_SIZE > 0
-    differentiate(activation, gradient, first, rule, out);
+    differentiate(activation, gradient, channels.first, rule, out);
 #else
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) out[i] = gradient[i];
@@ -248,12 +269,13 @@ __device__ inline void backward_pixel(
 
 // A thread computes CHUNK channels of a cell of da, gathering from the windows over it.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    backward(const Real* __restrict__ a, const Real* __restrict__ dy,
+    backward(const Real* __restrict__ a, const Real* __restrict__ bias, const Real* __restrict__ dy,
              const unsigned char* __restrict__ argmax, Real* __restrict__ da, unsigned num_threads,
              Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_threads) return;
     int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
+    Channels<2 * REACH> channels(channel, bias);
     int cell = index / CHUNKS % CELLS;
     unsigned row = index / (CHUNKS * CELLS);
     int y = row % HEIGHT;
@@ -283,6 +305,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         int x = cell * STRIDE + i;
         if (x >= WIDTH) break;
         size_t chunk = (size_t(row) * WIDTH + x) * CHANNELS + channel;
-        backward_pixel(a + chunk, gradients[i], first, rule, da + chunk);
+        backward_pixel(a + chunk, gradients[i], channels, rule, da + chunk);
     }
 }

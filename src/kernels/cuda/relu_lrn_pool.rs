@@ -15,7 +15,31 @@ const COLUMNS: u32 = 2;
 /// Threads that keep a large GPU busy; with fewer, forward cuts the columns of outputs shorter.
 const ENOUGH_THREADS: usize = 1 << 18;
 
-/// The pooled `y` and the positions in the windows of the convolution's output `a`, of shape `map`.
+/// A convolution's output, of shape `map`.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a, T> {
+    /// The elements.
+    pub a: Slice<'a, T>,
+    /// What each channel still lacks, if it does; its sums with the elements are rounded to elements.
+    pub bias: Option<Slice<'a, T>>,
+    /// The shape.
+    pub map: Map,
+}
+
+impl<T: CudaReal> Input<'_, T> {
+    /// The bias as kernels take it.
+    fn bias_argument(&self) -> Slice<'_, T> {
+        self.bias.unwrap_or_else(Slice::none)
+    }
+
+    fn check(&self, chunk: u32) -> Result<(), CudaError> {
+        let Some(bias) = &self.bias else { return Ok(()) };
+        assert_eq!(bias.len(), self.map.channels, "relu, lrn, pool: a bias for each channel");
+        bias.check_aligned(chunk as usize)
+    }
+}
+
+/// The pooled `y` and the positions in the windows of the convolution's output.
 ///
 /// # Errors
 /// If the kernel cannot be compiled or started, or an array is not aligned to its vectors.
@@ -25,14 +49,13 @@ const ENOUGH_THREADS: usize = 1 << 18;
 pub fn forward<T: CudaReal>(
     on: &dyn Engine,
     kernel: &ReluLrnPool,
-    a: Slice<'_, T>,
+    input: Input<'_, T>,
     y: &mut SliceMut<'_, T>,
     argmax: &mut SliceMut<'_, u8>,
-    map: Map,
 ) -> Result<(), CudaError> {
-    let output = kernel.check(map, a.len(), [y.len(), argmax.len()]);
-    let enough = ENOUGH_THREADS / strip_threads::<T>(kernel, map).max(1);
-    forward_in_strips(on, kernel, a, y, argmax, map, enough.clamp(1, output.height))
+    let output = kernel.check(input.map, input.a.len(), [y.len(), argmax.len()]);
+    let enough = ENOUGH_THREADS / strip_threads::<T>(kernel, input.map).max(1);
+    forward_in_strips(on, kernel, input, y, argmax, enough.clamp(1, output.height))
 }
 
 /// [`forward`] with every column of outputs cut into about `num_strips`. A thread computes a strip from
@@ -46,23 +69,25 @@ pub fn forward<T: CudaReal>(
 pub(super) fn forward_in_strips<T: CudaReal>(
     on: &dyn Engine,
     kernel: &ReluLrnPool,
-    a: Slice<'_, T>,
+    input: Input<'_, T>,
     y: &mut SliceMut<'_, T>,
     argmax: &mut SliceMut<'_, u8>,
-    map: Map,
     num_strips: usize,
 ) -> Result<(), CudaError> {
+    let Input { a, map, .. } = input;
     let output = kernel.check(map, a.len(), [y.len(), argmax.len()]);
     let chunk = forward_chunk::<T>(kernel, map);
     check_aligned(chunk, [a, y.as_slice()], argmax.as_slice())?;
+    input.check(chunk)?;
     let strip = output.height.div_ceil(num_strips);
     let num_threads = strip_threads::<T>(kernel, map) * output.height.div_ceil(strip);
     on.launch(&Launch::over(
         num_threads,
-        program::<T>(kernel, map, chunk),
+        program(kernel, &input, chunk),
         c"forward",
         &[
             a.argument(),
+            input.bias_argument().argument(),
             y.argument(),
             argmax.argument(),
             argument(&(num_threads as u32)),
@@ -83,8 +108,8 @@ fn strip_threads<T: CudaReal>(kernel: &ReluLrnPool, map: Map) -> usize {
     map.num_images * chunks * kernel.pool.output(map).width.div_ceil(COLUMNS as usize)
 }
 
-/// The gradient `da` of the convolution's output, from that output `a`, the gradient `dy` of the
-/// pooled output and the positions that forward wrote.
+/// The gradient `da` of the convolution's output, from that output, the gradient `dy` of the pooled
+/// output and the positions that forward wrote. That of a bias is its sum over all pixels.
 ///
 /// # Errors
 /// As [`forward`].
@@ -94,12 +119,12 @@ fn strip_threads<T: CudaReal>(kernel: &ReluLrnPool, map: Map) -> usize {
 pub fn backward<T: CudaReal>(
     on: &dyn Engine,
     kernel: &ReluLrnPool,
-    a: Slice<'_, T>,
+    input: Input<'_, T>,
     dy: Slice<'_, T>,
     argmax: Slice<'_, u8>,
     da: &mut SliceMut<'_, T>,
-    map: Map,
 ) -> Result<(), CudaError> {
+    let Input { a, map, .. } = input;
     kernel.check(map, a.len(), [dy.len(), argmax.len()]);
     assert_eq!(a.len(), da.len(), "relu, lrn, pool: the gradient is not of shape {map:?}");
     // A thread reads twice a window's reach beyond its chunk on each side, and computes the denominators
@@ -107,15 +132,17 @@ pub fn backward<T: CudaReal>(
     let chunk = T::chunk(if T::BITS == 16 { 16 } else { 8 }, group_channels(kernel, map));
     check_aligned(chunk, [a, dy], argmax)?;
     da.check_aligned(chunk as usize)?;
+    input.check(chunk)?;
     // A thread computes the pixels from one window's beginning to the next's, and reads the windows over them once.
     let cells = map.num_images * map.height * map.width.div_ceil(kernel.pool.stride);
     let num_threads = cells * map.channels / chunk as usize;
     on.launch(&Launch::over(
         num_threads,
-        program::<T>(kernel, map, chunk),
+        program(kernel, &input, chunk),
         c"backward",
         &[
             a.argument(),
+            input.bias_argument().argument(),
             dy.argument(),
             argmax.argument(),
             da.argument(),
@@ -139,7 +166,8 @@ fn check_aligned<T: CudaReal>(
 }
 
 /// What is compiled for maps of this height, width and depth.
-fn program<T: CudaReal>(kernel: &ReluLrnPool, map: Map, chunk: u32) -> Program {
+fn program<T: CudaReal>(kernel: &ReluLrnPool, input: &Input<'_, T>, chunk: u32) -> Program {
+    let map = input.map;
     let [size, three_quarters] = constants(kernel.lrn.as_ref());
     let sizes = [
         map.channels,
@@ -149,7 +177,8 @@ fn program<T: CudaReal>(kernel: &ReluLrnPool, map: Map, chunk: u32) -> Program {
         kernel.pool.window,
         kernel.pool.stride,
     ];
-    let mut constants = vec![chunk, COLUMNS, size, three_quarters];
+    let bias = u32::from(input.bias.is_some());
+    let mut constants = vec![chunk, COLUMNS, size, three_quarters, bias];
     constants.extend(sizes.map(|size| size as u32));
     Program::new::<T>(Source::ReluLrnPool, &constants)
 }

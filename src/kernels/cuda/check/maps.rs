@@ -1,8 +1,11 @@
 //! The kernels of feature maps against their twins.
 
 use super::super::machine::{Buffer, Machine};
-use super::super::{CudaError, lrn, relu_lrn_pool};
+use super::super::relu_lrn_pool::Input as On;
+use super::super::{CudaError, bias, fold, lrn, relu_lrn_pool};
 use super::{CheckedReal, Outcome, computed, noise, outcome, real, value};
+use crate::kernels::bias as bias_twin;
+use crate::kernels::fold::Fold;
 use crate::kernels::lrn::Lrn;
 use crate::kernels::pool::{Map, MaxPool};
 use crate::kernels::real::Real;
@@ -73,7 +76,16 @@ impl Input {
 pub(super) fn all<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaError> {
     let mut outcomes = Vec::new();
     for case in cases() {
-        outcomes.extend(fused::<T>(machine, &case)?);
+        for bias in [Bias::None, Bias::Added] {
+            outcomes.extend(fused::<T>(machine, &case, bias)?);
+        }
+    }
+    for (rows, channels) in [(600, 96), (70_000, 12), (3, 4096), (9, 7)] {
+        outcomes.extend(biased::<T>(machine, rows, channels)?);
+    }
+    let conv1 = Fold { stride: 4, padding: 2, rows: 9, columns: 8 };
+    for (kernel, side) in [(conv1, 30), (Fold { stride: 3, padding: 0, rows: 2, columns: 3 }, 8)] {
+        outcomes.push(folded::<T>(machine, kernel, side)?);
     }
     for (rule, channels, groups) in
         [(STRONG, 64, 2), (Lrn { beta: 0.6, ..STRONG }, 36, 3), (Lrn { size: 9, ..STRONG }, 10, 2)]
@@ -83,32 +95,53 @@ pub(super) fn all<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>,
     Ok(outcomes)
 }
 
-fn fused<T: CheckedReal>(machine: &dyn Machine, case: &Case) -> Result<Vec<Outcome>, CudaError> {
+/// Whether the map still lacks its biases.
+#[derive(Clone, Copy, PartialEq)]
+enum Bias {
+    None,
+    Added,
+}
+
+fn fused<T: CheckedReal>(
+    machine: &dyn Machine,
+    case: &Case,
+    lacking: Bias,
+) -> Result<Vec<Outcome>, CudaError> {
     let Case { kernel, height, width, channels, input } = *case;
     let map = Map { num_images: 2, height, width, channels };
     let output = kernel.pool.output(map);
-    let a = input.elements::<T>(map.num_elements());
+    let mut a = input.elements::<T>(map.num_elements());
+    let on_a = Buffer::of(machine, &a)?;
+    let scale = if let Input::Scaled(scale) = input { scale } else { 1.0 };
+    let of_channels = noise::<T>(channels, 12, scale);
+    let on_bias = Buffer::of(machine, &of_channels)?;
+    let bias = (lacking == Bias::Added).then(|| on_bias.slice());
+    if bias.is_some() {
+        bias_twin::add(&mut a, &of_channels);
+    }
+    let on = On { a: on_a.slice(), bias, map };
     let dy = noise::<T>(output.num_elements(), 2, 1.0);
     let (mut y, mut argmax) = (vec![T::ZERO; dy.len()], vec![0; dy.len()]);
     kernel.forward(&a, &mut y, &mut argmax, map);
     let mut da = vec![T::ZERO; a.len()];
     kernel.backward(&a, &dy, &argmax, &mut da, map);
 
-    let (on_a, on_dy) = (Buffer::of(machine, &a)?, Buffer::of(machine, &dy)?);
+    let on_dy = Buffer::of(machine, &dy)?;
     let lrn = if kernel.lrn.is_some() { "lrn+" } else { "" };
     let MaxPool { window, stride } = kernel.pool;
     let shape = format!("{window}/{stride} {} {height}x{width}x{channels}", T::NAME);
-    let name = |pass: &str| format!("relu+{lrn}pool {pass} {shape}");
+    let first = if bias.is_some() { "bias+" } else { "" };
+    let name = |pass: &str| format!("{first}relu+{lrn}pool {pass} {shape}");
     let mut outcomes = Vec::new();
     // As the number of threads chooses, in one piece, in two of which the second is shorter, and by rows.
     for strips in [None, Some(1), Some(2), Some(output.height)] {
         let mut positions = Buffer::<u8>::zeros(machine, dy.len())?;
         let our_y = computed(machine, dy.len(), |y| {
-            let (a, positions) = (on_a.slice(), &mut positions.slice_mut());
+            let positions = &mut positions.slice_mut();
             match strips {
-                None => relu_lrn_pool::forward(machine, &kernel, a, y, positions, map),
+                None => relu_lrn_pool::forward(machine, &kernel, on, y, positions),
                 Some(num) => {
-                    relu_lrn_pool::forward_in_strips(machine, &kernel, a, y, positions, map, num)
+                    relu_lrn_pool::forward_in_strips(machine, &kernel, on, y, positions, num)
                 }
             }
         })?;
@@ -116,7 +149,7 @@ fn fused<T: CheckedReal>(machine: &dyn Machine, case: &Case) -> Result<Vec<Outco
         let how = strips.map_or_else(String::new, |num| format!(" in {num} strips"));
         outcomes.push(outcome(name("forward") + &how, &our_y, &y, T::LIMIT));
         outcomes.push(outcome(name("positions") + &how, &our_largest, &y, T::LIMIT));
-        if input == Input::Tied {
+        if input == Input::Tied && lacking == Bias::None {
             outcomes.push(same_choices(
                 name("first of equals") + &how,
                 &positions.to_vec()?,
@@ -128,10 +161,56 @@ fn fused<T: CheckedReal>(machine: &dyn Machine, case: &Case) -> Result<Vec<Outco
     let on_argmax = Buffer::of(machine, &argmax)?;
     let (on_dy, on_argmax) = (on_dy.slice(), on_argmax.slice());
     let our_da = computed(machine, a.len(), |da| {
-        relu_lrn_pool::backward(machine, &kernel, on_a.slice(), on_dy, on_argmax, da, map)
+        relu_lrn_pool::backward(machine, &kernel, on, on_dy, on_argmax, da)
     })?;
     outcomes.push(outcome(name("backward"), &our_da, &da, T::LIMIT));
     Ok(outcomes)
+}
+
+fn biased<T: CheckedReal>(
+    machine: &dyn Machine,
+    rows: usize,
+    channels: usize,
+) -> Result<Vec<Outcome>, CudaError> {
+    let (mut a, bias) = (noise::<T>(rows * channels, 13, 1.0), noise::<T>(channels, 14, 1.0));
+    let (on_a, on_bias) = (Buffer::of(machine, &a)?, Buffer::of(machine, &bias)?);
+    let len = bias::num_partial_sums(rows, channels);
+    let mut partial = Buffer::<T::Wide>::zeros(machine, len)?;
+    let our_db = computed(machine, channels, |db| {
+        bias::gradient(machine, on_a.slice(), &mut partial.slice_mut(), db)
+    })?;
+    let mut db = vec![T::ZERO; channels];
+    bias_twin::gradient(&a, &mut db);
+    let mut on_a = on_a;
+    bias::relu(machine, &mut on_a.slice_mut(), on_bias.slice())?;
+    bias_twin::add(&mut a, &bias);
+    let a: Vec<T> = a.iter().map(activation).collect();
+    let shape = format!("{} {rows}x{channels}", T::NAME);
+    Ok(vec![
+        outcome(format!("bias+relu {shape}"), &on_a.to_vec()?, &a, 0.0),
+        outcome(format!("bias gradient {shape}"), &our_db, &db, T::LIMIT),
+    ])
+}
+
+fn folded<T: CheckedReal>(
+    machine: &dyn Machine,
+    kernel: Fold,
+    side: usize,
+) -> Result<Outcome, CudaError> {
+    let map = Map { num_images: 2, height: side, width: side, channels: 3 };
+    let images = noise::<T>(map.num_elements(), 15, 1.0);
+    let mut twin = vec![real::<T>(f64::NAN); kernel.output(map).num_elements()];
+    kernel.run(&images, &mut twin, map);
+    let on_images = Buffer::of(machine, &images)?;
+    let ours = computed(machine, twin.len(), |out| {
+        fold::fold(machine, &kernel, on_images.slice(), out, map)
+    })?;
+    let name = format!("fold {} {side}x{side} in squares of {}", T::NAME, kernel.stride);
+    Ok(outcome(name, &ours, &twin, 0.0))
+}
+
+fn activation<T: Real>(x: &T) -> T {
+    if x.widen() <= T::Wide::ZERO { T::ZERO } else { *x }
 }
 
 /// Counts the windows in which another position was chosen than by the twin. Where no activation is positive
@@ -144,8 +223,7 @@ fn same_choices<T: CheckedReal>(name: String, ours: &[u8], (twins, y): (&[u8], &
 
 /// The normalised activations at `positions` of the windows.
 fn at_positions<T: Real>(kernel: &ReluLrnPool, a: &[T], positions: &[u8], map: Map) -> Vec<T> {
-    let relu = |x: &T| if x.widen() <= T::Wide::ZERO { T::ZERO } else { *x };
-    let activations: Vec<T> = a.iter().map(relu).collect();
+    let activations: Vec<T> = a.iter().map(activation).collect();
     let mut values = activations.clone();
     if let Some(lrn) = kernel.lrn {
         lrn.forward(&activations, &mut values, map.channels, kernel.groups);

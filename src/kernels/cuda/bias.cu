@@ -1,0 +1,76 @@
+// A layer's bias (kernels/bias.rs), of maps and of vectors, channels last:
+//   relu:      a = max(a + b_c, 0), the sum rounded to an element first
+//   gradient:  db_c = sum of da_c over all rows, a row being a pixel or an image
+//
+// Bytes moved: relu reads and writes the map once; the gradient reads it once, and partial sums twice.
+// CHANNELS is compiled in. Sums are added in an order that only the shape decides.
+
+constexpr int CHUNKS = CHANNELS / CHUNK;
+
+// A thread computes CHUNK channels of a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu(Real* __restrict__ a, const Real* __restrict__ bias, unsigned num_threads) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_threads) return;
+    Real* chunk = a + size_t(index) * CHUNK;
+    Elements<CHUNK> sums, biases;
+    sums.read(true, chunk);
+    biases.read(true, bias + index % CHUNKS * CHUNK);
+    sums.add(biases);
+    Wide values[CHUNK];
+    sums.template widen_to<RELU>(values);
+    store_rounded(chunk, values);
+}
+
+// Chunks of a row that a block sums, side by side, and the rows it reads at a time.
+constexpr int TILE = CHUNKS <= 64 ? CHUNKS : 32;
+constexpr int ROWS = THREADS / TILE;
+
+// Block (x, y) sums every gridDim.x-th ROWS rows of tile y into row x of `partial`, [gridDim.x, CHANNELS].
+extern "C" __global__ void __launch_bounds__(THREADS)
+    partial_sums(const Real* __restrict__ da, Wide* __restrict__ partial, unsigned num_rows) {
+    __shared__ Wide shared[THREADS * CHUNK];
+    unsigned row = threadIdx.x / TILE, chunk = blockIdx.y * TILE + threadIdx.x % TILE;
+    Wide sums[CHUNK] = {};
+    if (row < ROWS && chunk < CHUNKS) {
+        // Four rows are on their way at a time.
+#pragma unroll 4
+        for (unsigned at = blockIdx.x * ROWS + row; at < num_rows; at += gridDim.x * ROWS) {
+            Wide values[CHUNK];
+            load_wide<CHUNK, IDENTITY>(true, da + size_t(at) * CHANNELS + chunk * CHUNK, values);
+#pragma unroll
+            for (int i = 0; i < CHUNK; ++i) sums[i] += values[i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) shared[threadIdx.x * CHUNK + i] = sums[i];
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < TILE * CHUNK; i += THREADS) {
+        unsigned channel = blockIdx.y * TILE * CHUNK + i;
+        if (channel >= CHANNELS) break;
+        Wide sum = 0;
+        for (unsigned r = 0; r < ROWS; ++r) sum += shared[r * TILE * CHUNK + i];
+        partial[size_t(blockIdx.x) * CHANNELS + channel] = sum;
+    }
+}
+
+// Channels of a block of the second pass, and the partial sums it reads at a time.
+constexpr int ABREAST = 32;
+constexpr int DEEP = THREADS / ABREAST;
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sums(const Wide* __restrict__ partial, Real* __restrict__ db, unsigned num_partial) {
+    __shared__ Wide shared[THREADS];
+    unsigned channel = blockIdx.x * ABREAST + threadIdx.x % ABREAST, first = threadIdx.x / ABREAST;
+    Wide sum = 0;
+    if (channel < CHANNELS) {
+#pragma unroll 8
+        for (unsigned i = first; i < num_partial; i += DEEP) sum += partial[size_t(i) * CHANNELS + channel];
+    }
+    shared[threadIdx.x] = sum;
+    __syncthreads();
+    if (first > 0 || channel >= CHANNELS) return;
+    sum = 0;
+    for (int i = 0; i < DEEP; ++i) sum += shared[i * ABREAST + threadIdx.x];
+    narrow(sum, db[channel]);
+}
