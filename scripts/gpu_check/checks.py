@@ -8,7 +8,7 @@ BACKENDS = ["in-process", "nccl"]
 # Ranks of the checks; each waits twenty seconds for one that does not come.
 COLLECTIVES = {"in-process": [4], "nccl": [1, 2, 4]}
 MODES = {"in-process": [2, 4], "nccl": [1, 2, 4]}
-# NCCL lets ranks share a GPU from 2.30 on, if its kernels leave room for each other. Not tried with threads so far.
+# NCCL lets ranks share a GPU from 2.30 on, if its kernels leave room for each other.
 SHARED = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_MAX_CTAS": "2", "NCCL_NVLS_ENABLE": "0"}
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 # A command that would have less time is not begun; one that takes longer leaves the others too little.
 LEAST_SECONDS = 5
 MOST_SECONDS = 150
+# Compiling a step on every search there is has taken two minutes and more.
+MOST_SECONDS_TO_COMPILE = 300
 
 OUT_OF_TIME = "not run: out of time"
 RATE = re.compile(r"^([\d.]+) img/s$", re.MULTILINE)
@@ -63,30 +65,43 @@ class Deadline:
     def minutes_taken(self):
         return (time.monotonic() - self.begun) / 60
 
-    def seconds_for_one(self):
+    def seconds_for_one(self, most=MOST_SECONDS):
         """How long a command may take that is begun now; 0 if it is not to be begun."""
-        left = min(60 * (self.minutes - self.minutes_taken()), MOST_SECONDS)
+        left = min(60 * (self.minutes - self.minutes_taken()), most)
         return left if left >= LEAST_SECONDS else 0
+
+
+# Commands that were begun and whose end nobody has seen yet.
+RUNNING = set()
 
 
 def begin(words, environment, **pipes):
     """Starts a command in a session of its own, so that whatever it starts can be killed with it."""
     print("$", " ".join(words), flush=True)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         env=environment, start_new_session=True, **pipes,
     )  # fmt: skip
+    RUNNING.add(process)
+    return process
 
 
 def kill(process):
     """Ends a command that was begun, and what it has started."""
+    RUNNING.discard(process)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def too_late(seconds):
+def kill_all():
+    """Ends all commands that still run."""
+    for process in list(RUNNING):
+        kill(process)
+
+
+def too_late(seconds, most=MOST_SECONDS):
     """What is to be said of a command that was killed after so many seconds."""
-    why = "failed: takes too long" if seconds == MOST_SECONDS else OUT_OF_TIME
+    why = "failed: takes too long" if seconds == most else OUT_OF_TIME
     return f"{why} (stopped after {seconds:.0f} s)"
 
 
@@ -109,6 +124,7 @@ def run(words, environment, deadline):
     except BaseException:
         kill(process)  # a Ctrl-C does not reach it
         raise
+    RUNNING.discard(process)
     if process.returncode:
         print(output[-2000:], flush=True)
         return Done(output, f"failed: {last_line(output)}")
@@ -122,8 +138,9 @@ class Server:
     not answer in time, begins anew with the next line.
     """
 
-    def __init__(self, words, environment, deadline):
+    def __init__(self, words, environment, deadline, most=MOST_SECONDS):
         self.words, self.environment, self.deadline = [str(w) for w in words], environment, deadline
+        self.most = most
         self.process = None
 
     def begin(self):
@@ -137,7 +154,7 @@ class Server:
 
     def ask(self, *words):
         """What it answers to a line of these words."""
-        seconds = self.deadline.seconds_for_one()
+        seconds = self.deadline.seconds_for_one(self.most)
         if not seconds:
             return Done("", OUT_OF_TIME)
         line = " ".join(str(word) for word in words)
@@ -161,7 +178,7 @@ class Server:
                 line = self.lines.get(timeout=max(until - time.monotonic(), 0))
             except queue.Empty:
                 self.end()
-                return Done(output, too_late(seconds))
+                return Done(output, too_late(seconds, self.most))
             if line is None:
                 self.end()
                 return Done(output, f"failed: {last_line(output)}")

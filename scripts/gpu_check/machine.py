@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from .commands import Deadline, Server, last_line, run
+from .commands import MOST_SECONDS, Deadline, Server, last_line, run
 from .gpus import visible_gpus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -102,9 +102,9 @@ class Machine:
         """The program with these arguments, to be asked line by line."""
         return Server([self.args.binary, *words], self.ours_environment, self.deadline)
 
-    def peer_server(self, *words):
-        """The peer's Python with these arguments, to be asked line by line."""
-        return Server([self.args.python, *words], dict(os.environ), self.deadline)
+    def peer_server(self, *words, most=MOST_SECONDS):
+        """The peer's Python with these arguments, to be asked line by line, with so many seconds for an answer."""
+        return Server([self.args.python, *words], dict(os.environ), self.deadline, most)
 
 
 def find_nccl(beside):

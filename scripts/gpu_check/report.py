@@ -24,6 +24,14 @@ class Report:
         value = " ".join(value.replace("|", "/").split())
         self.rows.append((what, value, verdict))
 
+    def add_all(self, other):
+        """What another report has found so far."""
+        self.rows += other.rows
+        self.num_met += other.num_met
+        self.missed += other.missed
+        seconds = self.results.get("seconds", {}) | other.results.get("seconds", {})
+        self.results |= other.results | {"seconds": seconds}
+
     def check(self, what, passed, value):
         self.add(what, value, "pass" if passed else "FAIL")
 

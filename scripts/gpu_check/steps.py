@@ -4,7 +4,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from . import goals
-from .commands import OUT_OF_TIME
+from .commands import MOST_SECONDS, MOST_SECONDS_TO_COMPILE, OUT_OF_TIME
 from .gpus import query
 from .goals import COMPILED, EAGER, LAST, Measured
 from .machine import PEERS
@@ -65,21 +65,20 @@ def cases(machine):
 def blocks(machine):
     """(case, contenders that take turns in it), in the order in which time is spent.
 
-    Compiling takes a minute or more: the case that tells most is compiled at once, the next when the others of its
-    precision have been measured, and what is left after everything else.
+    Compiling takes minutes, as long as many cases without it: the case that tells most is compiled when those of its
+    precision have been measured, the others after everything else.
     """
+    every = cases(machine)
     if not machine.torch:
-        return [(case, [OURS]) for case in cases(machine)]
-    (first, *later), without = cases(machine), [OURS, EAGER, LAST]
-    like_first = [case for case in later if case[2] == first[2]]
-    unlike = [case for case in later if case[2] != first[2]]
-    to_compile = like_first + unlike
+        return [(case, [OURS]) for case in every]
+    like_first = [case for case in every if case[2] == every[0][2]]
+    unlike = [case for case in every if case[2] != every[0][2]]
+    without, compiled = [OURS, EAGER, LAST], [OURS, COMPILED]
     return [
-        (first, [*without, COMPILED]),
         *((case, without) for case in like_first),
-        *((case, [OURS, COMPILED]) for case in to_compile[:1]),
+        (every[0], compiled),
         *((case, without) for case in unlike),
-        *((case, [OURS, COMPILED]) for case in to_compile[1:]),
+        *((case, compiled) for case in (like_first + unlike)[1:]),
     ]
 
 
@@ -87,7 +86,8 @@ def contenders(machine):
     """A server by name: programs that stay, as a turn is shorter than their start."""
     servers = {OURS: machine.our_server("gpu-check", "steps")}
     for name in [EAGER, LAST, COMPILED] if machine.torch else []:
-        servers[name] = machine.peer_server(PEERS / "torch_step.py", "--serve")
+        most = MOST_SECONDS_TO_COMPILE if name == COMPILED else MOST_SECONDS
+        servers[name] = machine.peer_server(PEERS / "torch_step.py", "--serve", most=most)
     if machine.deadline.seconds_for_one():
         for server in servers.values():
             server.begin()  # all at once: importing torch takes seconds

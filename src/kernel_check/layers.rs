@@ -13,7 +13,7 @@ use crate::net::arch::Architecture;
 use crate::net::build::{Plan, Site, Style};
 use crate::net::{Layer, Mode, Net, Pass, loss};
 use crate::optim::{Optimizer, Rule};
-use crate::params::Sharing;
+use crate::params::{ParamSpec, Sharing};
 use crate::random::{Key, Purpose};
 use crate::torch_ext::{self, Algorithms, Products};
 
@@ -21,6 +21,14 @@ use crate::torch_ext::{self, Algorithms, Products};
 const BATCH: i64 = 4;
 
 const ALONE: Sharing = Sharing { rank: 0, size: 1, bucket_bytes: 1 << 22 };
+
+const PASS: Pass<'static> = Pass {
+    mode: Mode::Train,
+    dropout: Key::new(1, Purpose::Dropout),
+    first: 3,
+    columns: &Solo,
+    shares: &[],
+};
 
 /// A precision on the device and how far it may be from fp64.
 struct Precision {
@@ -43,10 +51,9 @@ pub(super) fn all(device: Device) -> Result<Vec<Outcome>> {
     for name in networks(device) {
         let arch = Architecture::by_name(name, 10, 0.5);
         let arch = arch.with_context(|| format!("there is no architecture {name}"))?;
-        let plan = Plan::new(&arch, Site::WHOLE)?;
-        let initial: Vec<_> = plan.params.iter().map(|spec| spec.initial(1)).collect();
+        let reference = Reference::of(&arch)?;
         for precision in &PRECISIONS {
-            outcomes.extend(network(&arch, &plan, &initial, (device, precision))?);
+            outcomes.extend(reference.distances(device, precision)?);
         }
     }
     for precision in &PRECISIONS {
@@ -118,51 +125,69 @@ fn net(plan: &Plan, initial: &[Tensor], kind: Kind, device: Device) -> Result<Ne
     Ok(plan.build_in(Style::Gpu, arena))
 }
 
-fn network(
-    arch: &Architecture,
-    plan: &Plan,
-    initial: &[Tensor],
-    (device, precision): (Device, &Precision),
-) -> Result<Vec<Outcome>> {
-    let name = arch.name;
-    let mut reference = net(plan, initial, Kind::Double, Device::Cpu)?;
-    let mut checked = net(plan, initial, precision.kind, device)?;
-    let dropout = Key::new(1, Purpose::Dropout);
-    let pass = Pass { mode: Mode::Train, dropout, first: 3, columns: &Solo, shares: &[] };
-    let mut x = noise(&[BATCH, arch.input, arch.input, 3], 1) * 50.0;
-    let mut outcomes = Vec::new();
-    for index in 0..reference.layers_mut().len() {
-        let fine = &mut reference.layers_mut()[index];
-        let outcome = |what: &str, difference| Outcome {
-            name: format!("{name} {what} {:?}", precision.kind),
+/// What a layer of the reference was given, and made of it.
+struct Known {
+    layer: String,
+    given: Tensor,
+    y: Tensor,
+    dx: Option<Tensor>,
+}
+
+/// A network's layers and its parameters' gradients in fp64 on the CPU.
+struct Reference<'a> {
+    arch: &'a Architecture,
+    plan: Plan,
+    initial: Vec<Tensor>,
+    layers: Vec<Known>,
+    gradients: Vec<(ParamSpec, Tensor)>,
+}
+
+impl<'a> Reference<'a> {
+    fn of(arch: &'a Architecture) -> Result<Self> {
+        let plan = Plan::new(arch, Site::WHOLE)?;
+        let initial: Vec<_> = plan.params.iter().map(|spec| spec.initial(1)).collect();
+        let mut net = net(&plan, &initial, Kind::Double, Device::Cpu)?;
+        let mut x = noise(&[BATCH, arch.input, arch.input, 3], 1) * 50.0;
+        let mut layers = Vec::new();
+        for (index, layer) in net.layers_mut().iter_mut().enumerate() {
+            let name = layer.name().to_owned();
+            let pools = name.contains("pool");
+            let given = match pools {
+                true => separated(&x, bias_before(&name, &plan, &initial)?)?,
+                false => x.copy(),
+            };
+            let (y, dx) = both_passes(layer, given.copy(), index)?;
+            x = if pools { layer.forward(x, &PASS)? } else { y.copy() };
+            layers.push(Known { layer: name, given, y, dx });
+        }
+        let gradients = net.arena.gradients();
+        Ok(Self { arch, plan, initial, layers, gradients })
+    }
+
+    /// How far the same network is from it on a device.
+    fn distances(&self, device: Device, precision: &Precision) -> Result<Vec<Outcome>> {
+        let outcome = |what: String, difference| Outcome {
+            name: format!("{} {what} {:?}", self.arch.name, precision.kind),
             difference,
             limit: precision.limit,
         };
-        let layer_name = fine.name().to_owned();
-        let dy_stream = 100 + index as u64;
-        let pools = layer_name.contains("pool");
-        let given = match pools {
-            true => separated(&x, bias_before(&layer_name, plan, initial)?)?,
-            false => x.copy(),
-        };
-        let (y, expected) = both_passes(fine, given.copy(), dy_stream, &pass)?;
-        let layer = &mut checked.layers_mut()[index];
-        let own_x = given.to_kind(precision.kind).to_device(device);
-        let (own_y, gradient) = both_passes(layer, own_x, dy_stream, &pass)?;
-        outcomes.push(outcome(&format!("{layer_name} forward"), distance(&own_y, &y)));
-        if let (Some(gradient), Some(expected)) = (gradient, expected) {
-            let far = distance(&gradient, &expected);
-            outcomes.push(outcome(&format!("{layer_name} backward"), far));
+        let mut net = net(&self.plan, &self.initial, precision.kind, device)?;
+        let mut outcomes = Vec::new();
+        for (index, (layer, known)) in net.layers_mut().iter_mut().zip(&self.layers).enumerate() {
+            let given = known.given.to_kind(precision.kind).to_device(device);
+            let (y, dx) = both_passes(layer, given.copy(), index)?;
+            outcomes.push(outcome(format!("{} forward", known.layer), distance(&y, &known.y)));
+            if let (Some(dx), Some(expected)) = (dx, &known.dx) {
+                outcomes
+                    .push(outcome(format!("{} backward", known.layer), distance(&dx, expected)));
+            }
         }
-        x = if pools { fine.forward(x, &pass)? } else { y };
+        let gradients = net.arena.gradients().into_iter().zip(&self.gradients);
+        outcomes.extend(gradients.map(|((spec, ours), (_, expected))| {
+            outcome(format!("gradient of {}", spec.name), distance(&ours, expected))
+        }));
+        Ok(outcomes)
     }
-    let gradients = checked.arena.gradients().into_iter().zip(reference.arena.gradients());
-    outcomes.extend(gradients.map(|((spec, ours), (_, expected))| Outcome {
-        name: format!("{name} gradient of {} {:?}", spec.name, precision.kind),
-        difference: distance(&ours, &expected),
-        limit: precision.limit,
-    }));
-    Ok(outcomes)
 }
 
 /// The bias of the convolution whose map a layer pools.
@@ -178,13 +203,12 @@ fn bias_before<'a>(layer: &str, plan: &Plan, initial: &'a [Tensor]) -> Result<&'
 fn both_passes(
     layer: &mut Box<dyn Layer>,
     x: Tensor,
-    dy_stream: u64,
-    pass: &Pass,
+    index: usize,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let y = layer.forward(x, pass)?;
-    let dy = noise(&y.size(), dy_stream).to_kind(y.kind()).to_device(y.device());
+    let y = layer.forward(x, &PASS)?;
+    let dy = noise(&y.size(), 100 + index as u64).to_kind(y.kind()).to_device(y.device());
     let y = y.copy();
-    Ok((y, layer.backward(dy, pass)?))
+    Ok((y, layer.backward(dy, &PASS)?))
 }
 
 fn cross_entropy(device: Device, precision: &Precision) -> Result<Outcome> {

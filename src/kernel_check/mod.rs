@@ -6,6 +6,8 @@
 mod layers;
 mod speed;
 
+use std::panic::resume_unwind;
+
 use anyhow::{Context, Result};
 use serde_json::json;
 use tch::Device;
@@ -17,6 +19,7 @@ use crate::device;
 use crate::exit::Exit;
 use crate::kernels::cuda::check;
 pub use crate::kernels::cuda::check::Outcome;
+use crate::kernels::cuda::gpu::Lane;
 
 /// The device to check: the first GPU, or the CPU.
 fn device(choice: DeviceChoice) -> Result<Device> {
@@ -31,11 +34,26 @@ fn device(choice: DeviceChoice) -> Result<Device> {
 pub fn outcomes(device: Device) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     if device != Device::Cpu {
-        let on = cuda::engine(device).context("without kernels there is nothing to check")?;
-        outcomes.extend(check::all(&on)?);
+        let part = |part: check::Part| move || -> Result<_> { Ok(part(&engine(device)?)?) };
+        for found in side_by_side(check::PARTS.map(part)) {
+            outcomes.extend(found?);
+        }
     }
     outcomes.extend(layers::all(device)?);
     Ok(outcomes)
+}
+
+/// What runs kernels on a GPU for this thread.
+fn engine(device: Device) -> Result<Lane> {
+    cuda::engine(device).context("the GPU has no kernels, so there is nothing to look at")
+}
+
+/// The results of all `parts`, each in a thread of its own.
+fn side_by_side<T: Send, const N: usize>(parts: [impl FnOnce() -> T + Send; N]) -> [T; N] {
+    std::thread::scope(|scope| {
+        let threads = parts.map(|part| scope.spawn(part));
+        threads.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 /// Prints all comparisons.
@@ -57,7 +75,6 @@ pub fn kernels(args: &GpuCheckKernelsArgs) -> Result<Exit> {
 #[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn speed(args: &GpuCheckSpeedArgs) -> Result<()> {
     let device = device(DeviceChoice::Cuda)?;
-    let on = cuda::engine(device).context("without kernels there is nothing to measure")?;
-    println!("{}", speed::measure(on, args.batch)?);
+    println!("{}", speed::measure(engine(device)?, args.batch)?);
     Ok(())
 }

@@ -169,8 +169,8 @@ impl Plan {
         while let [next, following @ ..] = rest {
             let before_relu = matches!(following.first().map(|p| &p.step), Some(Step::Relu));
             let (layer, num_steps) = match (&next.step, style) {
-                (Step::Conv { param, geometry, .. }, Style::Gpu) => {
-                    let groups = groups_on_gpu(&arena, *param, *geometry);
+                (Step::Conv { param, .. }, Style::Gpu) => {
+                    let groups = groups_on_gpu(&arena, *param);
                     let conv = next.conv(&arena).with_groups(groups);
                     bias = before_relu.then(|| arena.param(param + 1));
                     let adds = if before_relu { Bias::Next } else { Bias::Here };
@@ -198,13 +198,12 @@ pub enum Style {
 }
 
 /// How a convolution with these weights is faster on a GPU: docs/results/gpu.md has the times.
-fn groups_on_gpu(arena: &Arena, weights: usize, geometry: ConvGeometry) -> Groups {
+fn groups_on_gpu(arena: &Arena, weights: usize) -> Groups {
     let shape = &arena.specs()[weights].shape;
     let is_large = shape.last().is_some_and(|&side| side > 3);
     match arena.weights.kind() {
-        _ if geometry.groups == 1 => Groups::Apart,
         Kind::BFloat16 => Groups::AsOne,
-        // Large filters by way of Fourier transforms, at a cost that hardly depends on the channels.
+        // Of large filters cuDNN's time hardly depends on the channels.
         Kind::Float if is_large => Groups::AsOne,
         _ => Groups::Apart,
     }

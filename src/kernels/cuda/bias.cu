@@ -25,6 +25,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // Chunks of a row that a block sums, side by side, and the rows it reads at a time.
 constexpr int TILE = CHUNKS <= 64 ? CHUNKS : 32;
 constexpr int ROWS = THREADS / TILE;
+// As many times ROWS are on their way to a thread at once.
+constexpr int AHEAD = 8;
 
 // Block (x, y) sums every gridDim.x-th ROWS rows of tile y into row x of `partial`, [gridDim.x, CHANNELS].
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -33,13 +35,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     unsigned row = threadIdx.x / TILE, chunk = blockIdx.y * TILE + threadIdx.x % TILE;
     Wide sums[CHUNK] = {};
     if (row < ROWS && chunk < CHUNKS) {
-        // Four rows are on their way at a time.
-#pragma unroll 4
-        for (unsigned at = blockIdx.x * ROWS + row; at < num_rows; at += gridDim.x * ROWS) {
-            Wide values[CHUNK];
-            load_wide<CHUNK, IDENTITY>(true, da + size_t(at) * CHANNELS + chunk * CHUNK, values);
+        unsigned stride = gridDim.x * ROWS;
+        for (unsigned at = blockIdx.x * ROWS + row; at < num_rows; at += AHEAD * stride) {
+            Elements<CHUNK> rows[AHEAD];
 #pragma unroll
-            for (int i = 0; i < CHUNK; ++i) sums[i] += values[i];
+            for (int i = 0; i < AHEAD; ++i) {
+                size_t next = at + i * stride;
+                rows[i].read(next < num_rows, da + next * CHANNELS + chunk * CHUNK);
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) {
+                Wide values[CHUNK];
+                rows[i].template widen_to<IDENTITY>(values);
+#pragma unroll
+                for (int j = 0; j < CHUNK; ++j) sums[j] += values[j];
+            }
         }
     }
 #pragma unroll

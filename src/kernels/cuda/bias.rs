@@ -6,9 +6,9 @@ use super::memory::{Slice, SliceMut, argument};
 use super::program::{CudaReal, Program, Source};
 use crate::kernels::bias::check;
 
-/// Blocks that read a large map, and so the partial sums of a channel: two for each of a Hopper's
+/// Blocks that read a large map, and so the partial sums of a channel: four for each of a Hopper's
 /// multiprocessors.
-const MOST_BLOCKS: usize = 264;
+const MOST_BLOCKS: usize = 528;
 
 /// Rows for which a block is worth its while.
 const ROWS_PER_BLOCK: usize = 64;

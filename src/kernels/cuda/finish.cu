@@ -47,6 +47,17 @@ __device__ inline void finish_neighbours(
     }
 }
 
+// Whether they do lie so: the thread's first is (x, y) of the window, and (left, top) of the image is the first of
+// theirs there.
+__device__ inline bool are_neighbours(const Window& window, int x, int y, int left, int top) {
+    int width = window.width < CROP ? window.width : CROP, height = window.height < CROP ? window.height : CROP;
+    if (top < 0 || top >= height) return false;
+    if (x + PIXELS <= CROP) return left >= 0 && left + PIXELS <= width;
+    // The next row goes on where this one ends.
+    bool whole_rows = !window.mirrored && window.left == 0 && width == CROP && PIXELS <= CROP;
+    return whole_rows && y + 1 < CROP && top + 1 < height;
+}
+
 __device__ inline void finish_pixel(
     const unsigned char* image, const Window& window, const Channels& scale, const Channels& offset,
     int y, int x, float* values) {
@@ -63,40 +74,37 @@ __device__ inline void finish_pixel(
 extern "C" __global__ void __launch_bounds__(THREADS)
     finish(const unsigned char* __restrict__ images, const Window* __restrict__ windows,
            const Channels* __restrict__ offsets, Real* __restrict__ out,
-           unsigned long long num_values, Channels scale) {
+           unsigned num_pixels, Channels scale) {
     constexpr size_t IMAGE = size_t(CROP) * CROP * 3;
-    unsigned long long first = ((unsigned long long)blockIdx.x * THREADS + threadIdx.x) * VALUES;
-    if (first >= num_values) return;
-    unsigned long long row = first / (CROP * 3);
-    int x = first / 3 % CROP, y = row % CROP;
-    size_t image = row / CROP;
+    unsigned pixel = (blockIdx.x * THREADS + threadIdx.x) * PIXELS;
+    if (pixel >= num_pixels) return;
+    int x = pixel % CROP, y = pixel / CROP % CROP;
+    size_t image = pixel / (CROP * CROP), first = size_t(pixel) * 3;
     Window window = windows[image];
     Channels offset = offsets[image];
 
     float values[VALUES] = {};
     int left = window.left + (window.mirrored ? CROP - x - PIXELS : x), top = window.top + y;
     size_t from = image * IMAGE + (top * CROP + left) * 3;
-    bool neighbours = x + PIXELS <= CROP && left >= 0 && left + PIXELS <= window.width &&
-                      left + PIXELS <= CROP && top >= 0 && top < window.height && top < CROP;
-    // Whole words around the bytes lie in the array too.
-    if (neighbours && from >= 4 && from + 4 * WORDS <= num_values) {
+    // Whole words around the bytes have to lie in the array too.
+    if (are_neighbours(window, x, y, left, top) && from >= 4 && from + 4 * WORDS <= size_t(num_pixels) * 3) {
         finish_neighbours(images + from, window.mirrored, scale, offset, values);
     } else {
 #pragma unroll
         for (int i = 0; i < PIXELS; ++i) {
-            if (first + 3 * i >= num_values) break;
+            if (pixel + i >= num_pixels) break;
             finish_pixel(images + image * IMAGE, window, scale, offset, y, x, values + 3 * i);
             if (++x < CROP) continue;
             x = 0;
             if (++y < CROP) continue;
             y = 0;
             ++image;
-            if (first + 3 * i + 3 < num_values) window = windows[image], offset = offsets[image];
+            if (pixel + i + 1 < num_pixels) window = windows[image], offset = offsets[image];
         }
     }
-    if (first + VALUES <= num_values) {
+    if (pixel + PIXELS <= num_pixels) {
         store_rounded(out + first, values);
     } else {
-        for (int i = 0; first + i < num_values; ++i) narrow(values[i], out[first + i]);
+        for (unsigned i = 0; i < 3 * (num_pixels - pixel); ++i) narrow(values[i], out[first + i]);
     }
 }

@@ -47,6 +47,9 @@ pub fn finish<T: CudaReal>(
     let pixels_of_thread = 128 / T::BITS;
     out.check_aligned(pixels_of_thread as usize)?;
     let constants = [pixels_of_thread, crop as u32];
+    let num_pixels = u32::try_from(out.len() / 3).unwrap_or_else(|_| {
+        panic!("{num_images} images do not fit one launch; use a smaller batch")
+    });
     on.launch(&Launch::over(
         out.len().div_ceil(3 * pixels_of_thread as usize),
         Program::new::<T>(Source::Finish, &constants),
@@ -56,7 +59,7 @@ pub fn finish<T: CudaReal>(
             windows.argument(),
             offsets.argument(),
             out.argument(),
-            argument(&(out.len() as u64)),
+            argument(&num_pixels),
             argument(&scale),
         ],
     ))

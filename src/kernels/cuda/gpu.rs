@@ -195,11 +195,15 @@ impl Gpu {
     /// The kernel `entry` of `program`, compiled and loaded if it is not yet. This GPU's context has to
     /// be the thread's.
     fn kernel(&self, program: Program, entry: &'static CStr) -> Result<Kernel, CudaError> {
-        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        match modules.entry(program) {
+        let modules = || self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = modules().get_mut(&program) {
+            return loaded.kernel(entry);
+        }
+        // Compiling takes up to a second: other threads go on, and may even compile the same.
+        let image = compile::image(&program, self.capability, &self.cache)?;
+        match modules().entry(program) {
             Entry::Occupied(loaded) => loaded.into_mut().kernel(entry),
             Entry::Vacant(place) => {
-                let image = compile::image(&program, self.capability, &self.cache)?;
                 // SAFETY: a whole image, made by NVRTC for this GPU; PTX ends in a NUL.
                 let handle = unsafe { result::module::load_data(image.as_ptr().cast()) };
                 let handle = driver("cuModuleLoadData", handle)?;

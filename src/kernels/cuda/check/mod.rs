@@ -33,20 +33,28 @@ impl Outcome {
     }
 }
 
+/// Some of the comparisons.
+pub type Part = fn(&dyn Machine) -> Result<Vec<Outcome>, CudaError>;
+
+/// All comparisons, in parts that may run at the same time: most of it is compiling.
+pub const PARTS: [Part; 6] = [
+    maps::all::<f32>,
+    maps::all::<bf16>,
+    maps::all::<f64>,
+    vectors::all::<f32>,
+    vectors::all::<bf16>,
+    vectors::all::<f64>,
+];
+
 /// Compares every kernel in every element type with its twin.
 ///
 /// # Errors
 /// If a kernel cannot be compiled or run.
 pub fn all(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaError> {
-    let mut outcomes = of_type::<f32>(machine)?;
-    outcomes.extend(of_type::<bf16>(machine)?);
-    outcomes.extend(of_type::<f64>(machine)?);
-    Ok(outcomes)
-}
-
-fn of_type<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaError> {
-    let mut outcomes = maps::all::<T>(machine)?;
-    outcomes.extend(vectors::all::<T>(machine)?);
+    let mut outcomes = Vec::new();
+    for part in PARTS {
+        outcomes.extend(part(machine)?);
+    }
     Ok(outcomes)
 }
 
