@@ -36,13 +36,13 @@ pub fn engine(device: Device) -> Option<Lane> {
 
 /// Whether our kernels run on `device`: on the CPU always.
 #[must_use]
-pub fn has_own_kernels(device: Device) -> bool {
+pub fn runs_own_kernels(device: Device) -> bool {
     device == Device::Cpu || engine(device).is_some()
 }
 
 /// Whether `device` has our kernels. Unlike [`engine`] for threads that compute nothing themselves.
 #[must_use]
-pub fn has_kernels(device: Device) -> bool {
+pub fn gpu_has_kernels(device: Device) -> bool {
     matches!(device, Device::Cuda(ordinal) if Gpu::of(ordinal).is_ok())
 }
 

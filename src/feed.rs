@@ -124,7 +124,7 @@ impl Feed {
     fn form(&self, config: &Config) -> Form {
         let can_leave = || {
             self.colours.normalisation.mean_image.is_none()
-                && self.devices.iter().all(|device| cuda::has_kernels(*device))
+                && self.devices.iter().all(|device| cuda::gpu_has_kernels(*device))
         };
         match config.data.finish {
             Finish::Device => Form::Unfinished,

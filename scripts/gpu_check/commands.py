@@ -7,6 +7,7 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -71,32 +72,47 @@ class Deadline:
         return left if left >= LEAST_SECONDS else 0
 
 
-# Commands that were begun and whose end nobody has seen yet.
-RUNNING = set()
+class Running:
+    """The commands that were begun and whose end nobody has seen yet, of all threads."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.processes = set()
+        self.is_over = False
+
+    def begin(self, words, **options):
+        with self.lock:
+            if self.is_over:
+                sys.exit()  # ends the thread alone
+            process = subprocess.Popen(words, **options)
+            self.processes.add(process)
+            return process
+
+    def end_all(self):
+        """Ends all commands that still run, and whoever begins another."""
+        with self.lock:
+            self.is_over = True
+        for process in list(self.processes):
+            kill(process)
+
+
+RUNNING = Running()
 
 
 def begin(words, environment, **pipes):
     """Starts a command in a session of its own, so that whatever it starts can be killed with it."""
     print("$", " ".join(words), flush=True)
-    process = subprocess.Popen(
+    return RUNNING.begin(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         env=environment, start_new_session=True, **pipes,
     )  # fmt: skip
-    RUNNING.add(process)
-    return process
 
 
 def kill(process):
     """Ends a command that was begun, and what it has started."""
-    RUNNING.discard(process)
+    RUNNING.processes.discard(process)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def kill_all():
-    """Ends all commands that still run."""
-    for process in list(RUNNING):
-        kill(process)
 
 
 def too_late(seconds, most=MOST_SECONDS):
@@ -124,7 +140,9 @@ def run(words, environment, deadline):
     except BaseException:
         kill(process)  # a Ctrl-C does not reach it
         raise
-    RUNNING.discard(process)
+    RUNNING.processes.discard(process)
+    if RUNNING.is_over:
+        sys.exit()  # it was killed, which says nothing of it
     if process.returncode:
         print(output[-2000:], flush=True)
         return Done(output, f"failed: {last_line(output)}")

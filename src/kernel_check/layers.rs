@@ -154,7 +154,8 @@ impl<'a> Reference<'a> {
             let pools = name.contains("pool");
             let given = match pools {
                 true => separated(&x, bias_before(&name, &plan, &initial)?)?,
-                false => x.copy(),
+                // As bf16 has it: a sum with a bias that is zero there alone would let no gradient through.
+                false => x.to_kind(Kind::BFloat16).to_kind(Kind::Double),
             };
             let (y, dx) = both_passes(layer, given.copy(), index)?;
             x = if pools { layer.forward(x, &PASS)? } else { y.copy() };

@@ -71,12 +71,13 @@ impl Conv {
         geometry: ConvGeometry,
         input: InputGradient,
     ) -> Self {
-        // Few channels leave vector and matrix units idle; a folded input has no gradient.
+        // Few channels leave vector and matrix units idle. A folded input has no gradient, and folding takes a kernel
+        // of ours.
         let folds = geometry.stride > 1
             && geometry.groups == 1
             && w.weight.size()[1] < 16
             && input == InputGradient::Unused
-            && cuda::has_own_kernels(w.weight.device());
+            && cuda::runs_own_kernels(w.weight.device());
         let form = match folds {
             true => Form::Folded(Fold { kernel: w.weight.size()[3], geometry, fill: 0 }),
             false => Form::Plain,

@@ -217,7 +217,8 @@ impl Net {
         Ok(None)
     }
 
-    /// The outputs of every layer for `x`, with the layers' names.
+    /// The outputs of every layer for `x`, with the layers' names. In training a convolution may leave its bias
+    /// to the next layer, so this is for [`Mode::Eval`].
     ///
     /// # Errors
     /// If a layer fails.
