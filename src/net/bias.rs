@@ -1,7 +1,7 @@
 //! Biases that a layer adds in its own pass over the map of a convolution, and their gradients.
 
 use anyhow::Result;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::cuda::engine;
 use crate::elements::{Element, by_kind, device_slice, device_slice_mut, slice, slice_mut};
@@ -10,12 +10,9 @@ use crate::kernels::cuda::bias as on_gpu;
 use crate::kernels::real::Real;
 use crate::params::Param;
 
-/// Adds the bias to `x`, `[..., C]`, in place, rounding the sums.
+/// Adds the bias to `x`, `[..., C]`, on a CPU, in place, rounding the sums.
 pub(super) fn add(x: &mut Tensor, b: &Param) -> Result<()> {
-    match x.device() {
-        Device::Cpu => by_kind!(x.kind(), T => bias::add::<T>(slice_mut(x), slice(&b.weight))),
-        _ => drop(x.f_add_(&b.weight)?),
-    }
+    by_kind!(x.kind(), T => bias::add::<T>(slice_mut(x), slice(&b.weight)));
     Ok(())
 }
 

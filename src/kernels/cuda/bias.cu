@@ -3,7 +3,7 @@
 //   gradient:  db_c = sum of da_c over all rows, a row being a pixel or an image
 //
 // Bytes moved: relu reads and writes the map once; the gradient reads it once, and partial sums twice.
-// CHANNELS is compiled in. Sums are added in an order that only the shape decides.
+// CHANNELS, TILE and ABREAST are compiled in. Sums are added in an order that only the shape decides.
 
 constexpr int CHUNKS = CHANNELS / CHUNK;
 
@@ -22,8 +22,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     store_rounded(chunk, values);
 }
 
-// Chunks of a row that a block sums, side by side, and the rows it reads at a time.
-constexpr int TILE = CHUNKS <= 64 ? CHUNKS : 32;
+// A block sums TILE chunks of a row, side by side, and reads so many rows at a time.
 constexpr int ROWS = THREADS / TILE;
 // As many times ROWS are on their way to a thread at once.
 constexpr int AHEAD = 8;
@@ -64,8 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Channels of a block of the second pass, and the partial sums it reads at a time.
-constexpr int ABREAST = 32;
+// A block of the second pass sums ABREAST channels, and reads so many partial sums of each at a time.
 constexpr int DEEP = THREADS / ABREAST;
 
 extern "C" __global__ void __launch_bounds__(THREADS)

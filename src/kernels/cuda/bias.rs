@@ -13,6 +13,31 @@ const MOST_BLOCKS: usize = 528;
 /// Rows for which a block is worth its while.
 const ROWS_PER_BLOCK: usize = 64;
 
+/// Channels that a block adds the partial sums of.
+const ABREAST: u32 = 32;
+
+/// How the channels of a row are shared among threads and blocks.
+struct Split {
+    channels: u32,
+    /// Channels that a thread reads together: 16 bytes.
+    chunk: u32,
+    /// Chunks that a block sums.
+    tile: u32,
+}
+
+impl Split {
+    fn of<T: CudaReal>(num_channels: usize) -> Self {
+        let (channels, chunk) =
+            (num_channels as u32, T::chunk(128 / T::BITS as usize, num_channels));
+        let chunks = channels / chunk;
+        Self { channels, chunk, tile: if chunks <= 64 { chunks } else { 32 } }
+    }
+
+    fn program<T: CudaReal>(&self) -> Program {
+        Program::new::<T>(Source::Bias, &[self.chunk, self.channels, self.tile, ABREAST])
+    }
+}
+
 /// `max(a + bias, 0)` in place for each row of `a`, [rows, channels]; the sums are rounded to elements.
 ///
 /// # Errors
@@ -26,13 +51,14 @@ pub fn relu<T: CudaReal>(
     bias: Slice<'_, T>,
 ) -> Result<(), CudaError> {
     check(a.len(), bias.len());
-    let chunk = chunk::<T>(bias.len());
-    a.check_aligned(chunk as usize)?;
-    bias.check_aligned(chunk as usize)?;
-    let num_threads = a.len() / chunk as usize;
+    let split = Split::of::<T>(bias.len());
+    let chunk = split.chunk as usize;
+    a.check_aligned(chunk)?;
+    bias.check_aligned(chunk)?;
+    let num_threads = a.len() / chunk;
     on.launch(&Launch::over(
         num_threads,
-        Program::new::<T>(Source::Bias, &[chunk, bias.len() as u32]),
+        split.program::<T>(),
         c"relu",
         &[a.argument(), bias.argument(), argument(&(num_threads as u32))],
     ))
@@ -65,27 +91,18 @@ pub fn gradient<T: CudaReal>(
     let num_channels = db.len();
     let num_partial = num_blocks(num_rows);
     assert_eq!(partial.len(), num_partial * num_channels, "bias: the partial sums");
-    let chunk = chunk::<T>(num_channels);
-    da.check_aligned(chunk as usize)?;
-    let program = Program::new::<T>(Source::Bias, &[chunk, num_channels as u32]);
-    // As in bias.cu.
-    let chunks = num_channels as u32 / chunk;
-    let tile = if chunks <= 64 { chunks } else { 32 };
+    let split = Split::of::<T>(num_channels);
+    da.check_aligned(split.chunk as usize)?;
     on.launch(&Launch::of_blocks(
-        [num_partial as u32, chunks.div_ceil(tile)],
-        program,
+        [num_partial as u32, split.channels.div_ceil(split.chunk * split.tile)],
+        split.program::<T>(),
         c"partial_sums",
         &[da.argument(), partial.argument(), argument(&(num_rows as u32))],
     ))?;
     on.launch(&Launch::of_blocks(
-        [(num_channels as u32).div_ceil(32), 1],
-        program,
+        [split.channels.div_ceil(ABREAST), 1],
+        split.program::<T>(),
         c"sums",
         &[partial.argument(), db.argument(), argument(&(num_partial as u32))],
     ))
-}
-
-/// Channels that a thread reads together: 16 bytes.
-fn chunk<T: CudaReal>(num_channels: usize) -> u32 {
-    T::chunk(128 / T::BITS as usize, num_channels)
 }

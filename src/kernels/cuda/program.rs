@@ -97,7 +97,7 @@ impl Source {
             Self::Update => &["MAX_RUNS"],
             Self::CrossEntropy => &[],
             Self::Finish => &["PIXELS", "CROP"],
-            Self::Bias => &["CHUNK", "CHANNELS"],
+            Self::Bias => &["CHUNK", "CHANNELS", "TILE", "ABREAST"],
             Self::Fold => {
                 &["CHUNK", "HEIGHT", "WIDTH", "CHANNELS", "STRIDE", "PADDING", "ROWS", "COLUMNS"]
             }
