@@ -4,6 +4,7 @@
 //! Nothing runs here.
 
 mod bench;
+mod draw;
 mod gpu_check;
 mod pack;
 mod stats;
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub use bench::{BenchCommand, BenchPipelineArgs, BenchStepArgs, Input};
+pub use draw::DrawArgs;
 pub use gpu_check::{
     GpuCheckCollectivesArgs, GpuCheckCommand, GpuCheckKernelsArgs, GpuCheckSpeedArgs,
 };
@@ -76,6 +78,7 @@ fn after_help() -> String {
           print the resolved configuration and the network, and stop
   alexnet-mgpu eval runs/alexnet-split --views 10
   alexnet-mgpu predict --model runs/alexnet-split cat.jpg
+  alexnet-mgpu draw --model runs/alexnet-split cat.jpg
   alexnet-mgpu pack imagenet imagenet-256
   alexnet-mgpu stats imagenet
 
@@ -95,6 +98,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Name what is in images
     Predict(PredictArgs),
+    /// Draw what a network has learned, and what it sees in images
+    Draw(DrawArgs),
     /// Check on this machine, in 64-bit floats, that all modes train the same network
     Verify(VerifyArgs),
     /// Decode and scale an image set once, to train on it at memory speed

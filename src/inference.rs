@@ -1,61 +1,20 @@
 //! Using a trained model: `eval` over a test split, `predict` over single images.
 //!
-//! Both read the recipe from the checkpoint, so that images are prepared as they were in training.
+//! Both print what the network says; how images are prepared for it is [`Trained`]'s business.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use tch::Tensor;
 
-use crate::canonical::Shared;
-use crate::checkpoint;
 use crate::cli::{EvalArgs, PredictArgs, Views as ViewsArg};
 use crate::colours::Colours;
-use crate::config::{Config, DevicesConfig, Mode, Override, Resume};
-use crate::data::{Geometry, Views, load_views};
+use crate::config::Mode;
+use crate::data::Views;
 use crate::feed::Feed;
-use crate::launch::{Place, World};
-use crate::net::arch::Architecture;
 use crate::net::loss;
 use crate::run::{self, Handout};
 use crate::train::Worker;
-
-/// A checkpoint with the recipe it was trained with.
-struct Model {
-    config: Config,
-    arch: Architecture,
-    classes: Vec<String>,
-    class_names: Vec<String>,
-    weights: Shared,
-}
-
-impl Model {
-    fn load(path: &Path) -> Result<Self> {
-        let checkpoint = checkpoint::load(path)?;
-        let state = checkpoint.state;
-        let name = path.display().to_string();
-        let none: Vec<Override> = Vec::new();
-        let mut config = Config::from_toml(&name, &state.config, none)?;
-        // What it was trained on need not be here.
-        config.devices = DevicesConfig::default();
-        // What the model has besides numbers, such as a mean image, lies in the checkpoint.
-        config.run.resume = Resume::From(path.to_path_buf());
-        Ok(Self {
-            arch: run::architecture(&config, state.classes.len())?,
-            config,
-            classes: state.classes,
-            class_names: state.class_names,
-            weights: Shared::new(checkpoint.weights),
-        })
-    }
-
-    /// One rank's worker with the checkpoint's weights.
-    fn worker(&self, world: &World, place: Place) -> Result<Worker> {
-        let mut worker = run::worker(&self.config, &self.arch, world, place)?;
-        worker.load(|spec| self.weights.part(&spec.name, spec))?;
-        Ok(worker)
-    }
-}
+use crate::trained::Trained;
 
 fn views(views: ViewsArg) -> Views {
     match views {
@@ -70,7 +29,7 @@ fn views(views: ViewsArg) -> Views {
 /// If the model or the images cannot be read, or a device is missing.
 #[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn eval(args: &EvalArgs) -> Result<()> {
-    let mut model = Model::load(&args.path)?;
+    let mut model = Trained::load(&args.path)?;
     let config = &mut model.config;
     config.devices.gpus = args.gpus.clone();
     config.devices.device = args.device;
@@ -131,7 +90,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 /// If the model or an image cannot be read.
 #[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn predict(args: &PredictArgs) -> Result<()> {
-    let mut model = Model::load(&args.model)?;
+    let mut model = Trained::load(&args.model)?;
     model.config.devices.device = args.device;
     let views = views(args.views);
     let world = run::world(&model.config)?;
@@ -157,19 +116,13 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
 
 /// The class probabilities of one image.
 fn probabilities(
-    model: &Model,
+    model: &Trained,
     colours: &Colours,
     worker: &mut Worker,
     path: &Path,
     views: Views,
 ) -> Result<Vec<f64>> {
-    let data = &model.config.data;
-    let side = data.crop_side(model.arch.input as usize) as u32;
-    let pad = if views == Views::Ten { data.pad as u32 } else { 0 };
-    let geometry = Geometry { resize: data.resize as u32, pad, crop: side };
-    let floats = load_views(path, &geometry, &colours.normalisation, views)?;
-    let side = i64::from(side);
-    let x = Tensor::from_slice(&floats).f_view([-1, side, side, 3])?;
+    let x = model.views_of(path, colours, views)?;
     let kind = worker.net.arena.weights.kind();
     let x = x.f_to_device(worker.place.device)?.f_to_kind(kind)?;
     let p = loss::mean_probabilities(&worker.logits(x)?, views.num())?;

@@ -12,7 +12,8 @@ use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
 use alexnet_mgpu::{
-    colours, gpu_check, inference, kernel_check, openmp, pack, run, statistics, torch_ext, verify,
+    colours, draw, gpu_check, inference, kernel_check, openmp, pack, run, statistics, torch_ext,
+    verify,
 };
 use anyhow::Result;
 use clap::Parser;
@@ -53,6 +54,7 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
         Command::Stats(args) => statistics::run(&args, screen),
         Command::Eval(args) => inference::eval(&args).map(|()| Exit::Ok),
         Command::Predict(args) => inference::predict(&args).map(|()| Exit::Ok),
+        Command::Draw(args) => draw::run(&args).map(|()| Exit::Ok),
     }
 }
 
@@ -94,6 +96,7 @@ fn say_what_next(outcome: &Outcome) {
     tracing::info!("  {program} eval {run} --views 10");
     let image = outcome.example.as_deref().unwrap_or(Path::new("IMAGE.jpg"));
     tracing::info!("  {program} predict --model {run} {}", image.display());
+    tracing::info!("  {program} draw --model {run} {}", image.display());
     tracing::info!("  {program} verify --gpus 2");
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use alexnet_mgpu::checkpoint;
-use alexnet_mgpu::data::{GeneratedSpec, generate};
+use alexnet_mgpu::data::{Decoder, GeneratedSpec, Image, generate};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_alexnet-mgpu");
 
@@ -284,6 +284,42 @@ fn a_trained_model_is_evaluated_the_same_on_any_number_of_devices_and_names_imag
     let sum: f64 = top.iter().filter_map(|entry| entry["probability"].as_f64()).sum();
     assert!(top.len() == 5 && sum > 0.0 && sum <= 1.0 + 1e-6, "{line}");
     fails(&mut desk.command(&["predict", "--model", "runs/run", "none.jpg"]), 3, &["none.jpg"]);
+}
+
+fn size_of_picture(path: &Path) -> (u32, u32) {
+    let picture = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut decoded = Image::default();
+    Decoder::default().decode(&picture, &mut decoded).expect("a whole PNG");
+    (decoded.width(), decoded.height())
+}
+
+#[test]
+fn a_model_is_drawn_with_what_it_sees_in_an_image() {
+    let desk = Desk::new();
+    succeeds(&mut desk.train(&[]));
+    let image = desk.image(0);
+    let mut draw = desk.command(&["draw", "--model", "runs/run", "--output", "deep/pictures"]);
+    let output = succeeds(draw.arg(&image));
+    let text = String::from_utf8(output.stdout).expect("names");
+    let paths: Vec<_> = text.lines().map(|line| desk.path(line)).collect();
+    let stem = |path: &PathBuf| path.file_stem().expect("a name").display().to_string();
+    let names: Vec<_> = paths.iter().map(stem).collect();
+    let layers = ["conv1", "relu1", "pool1", "norm1", "conv2", "relu2", "pool2", "norm2", "conv3"];
+    let layers = layers.into_iter().chain(["relu3", "conv4", "relu4", "conv5", "relu5", "pool5"]);
+    let numbered = layers.enumerate().map(|(i, layer)| format!("{:02}-{layer}", i + 1));
+    let first = ["conv1-filters", "00-input"].map(str::to_owned);
+    assert_eq!(names, first.into_iter().chain(numbered).collect::<Vec<_>>());
+    let sizes: Vec<_> = paths.iter().map(|path| size_of_picture(path)).collect();
+    assert!(sizes.iter().all(|&(width, height)| width > 30 && height > 30), "{sizes:?}");
+    assert_eq!(sizes[1], (32, 32), "what the network is shown");
+
+    let refused = |args: &[&str], code, parts: &[&str]| {
+        fails(desk.command(&["draw", "--model", "runs/run"]).args(args), code, parts);
+    };
+    refused(&["none.jpg"], 3, &["none.jpg"]);
+    refused(&["a/cat.jpg", "b/cat.jpg"], 2, &["another image", "--output"]);
+    fs::write(desk.path("taken"), "a file").expect("writable");
+    refused(&["--output", "taken"], 1, &["taken/conv1-filters.png", "cannot be written"]);
 }
 
 /// Rewrites the recipe in the last checkpoint as if NCCL had been insisted on, which needs GPUs.

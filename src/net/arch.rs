@@ -150,6 +150,17 @@ impl Architecture {
         Some(self)
     }
 
+    /// The columns it was designed in (§3.2), whatever number of devices computes it: the most groups of a
+    /// convolution.
+    #[must_use]
+    pub fn columns(&self) -> i64 {
+        let groups = |layer: &LayerSpec| match layer {
+            LayerSpec::Conv { groups, .. } => *groups,
+            _ => 1,
+        };
+        self.layers.iter().map(groups).max().unwrap_or(1)
+    }
+
     /// The number of classes: the outputs of the last layer.
     #[must_use]
     pub fn classes(&self) -> i64 {
