@@ -51,10 +51,13 @@ pub struct State {
     pub config: String,
     /// Bytes of each file, to tell a truncated one.
     pub sizes: BTreeMap<String, u64>,
+    /// The BLAKE3 hash of each file, to tell a damaged one.
+    #[serde(default)]
+    pub hashes: BTreeMap<String, String>,
 }
 
 impl State {
-    /// The state of a run; sizes are filled in when it is saved.
+    /// The state of a run; sizes and hashes are filled in when it is saved.
     #[must_use]
     pub fn new(step: u64, arch: String, classes: Vec<String>, config: String) -> Self {
         let (schedule, best_top1) = (PlateauState::default(), None);
@@ -70,6 +73,7 @@ impl State {
             best_top1,
             config,
             sizes,
+            hashes: BTreeMap::new(),
         }
     }
 }
@@ -124,7 +128,10 @@ fn write_tensors(path: &Path, tensors: &Tensors, metadata: HashMap<String, Strin
             Ok((name.as_str(), TensorView::new(dtype(x.kind())?, shape, bytes(x))?))
         })
         .collect::<Result<Vec<_>>>()?;
+    // The library's file would be its owner's alone.
+    let permissions = File::create(path)?.metadata()?.permissions();
     safetensors::serialize_to_file(views, Some(metadata), path)?;
+    fs::set_permissions(path, permissions)?;
     File::open(path)?.sync_all()?;
     Ok(())
 }
@@ -135,13 +142,13 @@ fn write_tensors(path: &Path, tensors: &Tensors, metadata: HashMap<String, Strin
 /// If the file is missing, truncated, or not safetensors.
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
     let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let damaged = || {
-        format!(
-            "{} is damaged or not a safetensors file; use another checkpoint of the run",
-            path.display()
-        )
-    };
-    let file = SafeTensors::deserialize(&content).with_context(damaged)?;
+    tensors_in(&content, path)
+}
+
+/// The tensors of a safetensors file of this content; its path is for messages.
+fn tensors_in(content: &[u8], path: &Path) -> Result<Tensors> {
+    let damaged = || format!("{} is damaged or not a safetensors file", path.display());
+    let file = SafeTensors::deserialize(content).with_context(damaged)?;
     file.iter()
         .map(|(name, view)| {
             let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
@@ -234,7 +241,10 @@ fn write_files(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
     }
     let stats = checkpoint.stats.as_ref().map(|_| Stats::FILE);
     for file in [MODEL, OPTIMIZER].into_iter().chain(stats) {
-        state.sizes.insert(file.to_owned(), fs::metadata(dir.join(file))?.len());
+        let path = dir.join(file);
+        let hash = blake3::Hasher::new().update_reader(File::open(&path)?)?.finalize();
+        state.sizes.insert(file.to_owned(), fs::metadata(path)?.len());
+        state.hashes.insert(file.to_owned(), hash.to_hex().to_string());
     }
     let path = dir.join(STATE);
     fs::write(&path, serde_json::to_vec_pretty(&state)?)?;
@@ -273,28 +283,76 @@ pub fn resolve(path: &Path) -> Option<PathBuf> {
     [path.to_path_buf(), last].into_iter().find(|dir| dir.join(STATE).is_file())
 }
 
+/// The folder of the run whose checkpoint `path` names, if it lies where runs have theirs.
+#[must_use]
+pub fn run_folder(path: &Path) -> Option<PathBuf> {
+    let dir = resolve(path)?.canonicalize().ok()?;
+    let all = dir.parent().filter(|all| all.ends_with("checkpoints"))?;
+    all.parent().map(Path::to_path_buf)
+}
+
 /// Reads the checkpoint, or the last checkpoint of the run, at `path`.
 ///
 /// # Errors
-/// If there is none, or a file of it is damaged.
+/// If there is none, or a file of it is not what was saved.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let state = load_state(path)?;
-    let dir = resolve(path).context("the checkpoint went away while it was read")?;
-    for (file, size) in &state.sizes {
-        let found = fs::metadata(dir.join(file)).map_or(0, |metadata| metadata.len());
-        ensure!(
-            found == *size,
-            "{} is truncated: {found} bytes of {size}; use an earlier checkpoint beside it",
-            dir.join(file).display()
-        );
-    }
-    let (weights, optimizer) =
-        (read_tensors(&dir.join(MODEL))?, read_tensors(&dir.join(OPTIMIZER))?);
+    let Model { state, weights } = load_model(path)?;
+    let dir = found(path)?;
+    let optimizer = tensors_in(&content(&dir, OPTIMIZER, &state)?, &dir.join(OPTIMIZER))?;
     let stats = match state.sizes.contains_key(Stats::FILE) {
-        true => Some(Arc::new(Stats::read(&dir.join(Stats::FILE))?)),
+        true => {
+            content(&dir, Stats::FILE, &state)?;
+            Some(Arc::new(Stats::read(&dir.join(Stats::FILE))?))
+        }
         false => None,
     };
     Ok(Checkpoint { state, weights, optimizer, stats })
+}
+
+/// What of a checkpoint computes.
+pub struct Model {
+    /// What is not a tensor.
+    pub state: State,
+    /// Canonical weights by name.
+    pub weights: Tensors,
+}
+
+/// As [`load`], without what only a run that goes on needs.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_model(path: &Path) -> Result<Model> {
+    let state = load_state(path)?;
+    let dir = found(path)?;
+    let weights = tensors_in(&content(&dir, MODEL, &state)?, &dir.join(MODEL))?;
+    Ok(Model { state, weights })
+}
+
+fn found(path: &Path) -> Result<PathBuf> {
+    resolve(path).context("the checkpoint went away while it was read")
+}
+
+/// What is in a file of a checkpoint, which is what was saved.
+fn content(dir: &Path, file: &str, state: &State) -> Result<Vec<u8>> {
+    let path = dir.join(file);
+    let content = fs::read(&path)
+        .with_context(|| format!("cannot read {}; use a checkpoint beside it", path.display()))?;
+    if let Some(&size) = state.sizes.get(file) {
+        ensure!(
+            content.len() as u64 == size,
+            "{} is truncated: {} bytes of {size}; use a checkpoint beside it",
+            path.display(),
+            content.len()
+        );
+    }
+    if let Some(hash) = state.hashes.get(file) {
+        ensure!(
+            blake3::Hasher::new().update_rayon(&content).finalize().to_hex().as_str() == hash,
+            "{} is damaged: it is not what was saved; use a checkpoint beside it",
+            path.display()
+        );
+    }
+    Ok(content)
 }
 
 /// Reads what is not a tensor of the checkpoint at `path`.
@@ -383,6 +441,48 @@ mod tests {
             fs::write(folder.join(file), &whole).expect("writable");
         }
         load(dir.path()).expect("whole again");
+    }
+
+    #[test]
+    fn one_changed_byte_is_found_and_the_file_named() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = save(dir.path(), &checkpoint(1), 3, Mark::Regular).expect("writable");
+        for file in [MODEL, OPTIMIZER] {
+            let whole = fs::read(folder.join(file)).expect("there");
+            let mut damaged = whole.clone();
+            *damaged.last_mut().expect("not empty") ^= 1;
+            fs::write(folder.join(file), damaged).expect("writable");
+            let error = load(dir.path()).err().expect("it is damaged").to_string();
+            assert!(error.contains(file) && error.contains("not what was saved"), "{error}");
+            // A model is used without its optimizer's state.
+            assert_eq!(load_model(dir.path()).is_err(), file == MODEL);
+            fs::write(folder.join(file), &whole).expect("writable");
+        }
+        fs::remove_file(folder.join(MODEL)).expect("there");
+        let error = load(dir.path()).err().expect("it is gone");
+        assert!(error.to_string().starts_with("cannot read"), "{error:#}");
+    }
+
+    #[test]
+    fn what_is_saved_may_be_read_by_those_who_may_read_any_other_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = save(dir.path(), &checkpoint(1), 3, Mark::Regular).expect("writable");
+        let mode = |file| fs::metadata(folder.join(file)).expect("there").permissions().mode();
+        assert_eq!([mode(MODEL), mode(OPTIMIZER)], [mode(STATE); 2]);
+    }
+
+    #[test]
+    fn the_folder_of_a_run_is_found_from_any_of_its_checkpoints() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let step = save(dir.path(), &checkpoint(1), 3, Mark::Regular).expect("writable");
+        let run = dir.path().canonicalize().expect("there");
+        for path in [dir.path(), &step, &checkpoints(dir.path()).join("last")] {
+            assert_eq!(run_folder(path).as_ref(), Some(&run), "{}", path.display());
+        }
+        let alone = dir.path().join("elsewhere");
+        fs::rename(&step, &alone).expect("writable");
+        assert_eq!(run_folder(&alone), None);
     }
 
     #[test]

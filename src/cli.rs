@@ -333,9 +333,10 @@ pub struct VerifyArgs {
     /// The network
     #[arg(long, value_enum, value_name = "NET", default_value = "alexnet-cifar")]
     pub arch: Arch,
-    /// Devices in the modes that use several: N, all, or indices such as 0,1
-    #[arg(long, visible_alias = "gpu", value_name = "N|all|0,1", default_value = "2")]
-    pub gpus: Gpus,
+    /// Devices in the modes that use several: N, all, or indices such as 0,1 [default: 2, or a single GPU
+    /// twice]
+    #[arg(long, visible_alias = "gpu", value_name = "N|all|0,1")]
+    pub gpus: Option<Gpus>,
     /// GPUs, or CPU threads in their place
     #[arg(long, value_enum, default_value = "auto")]
     pub device: DeviceChoice,

@@ -2,6 +2,8 @@
 //!
 //! Without a GPU, CPU threads stand in for devices, so that every mode runs anywhere.
 
+use std::sync::Once;
+
 use tch::{Cuda, Device};
 
 use crate::config::{DeviceChoice, Gpus};
@@ -22,7 +24,7 @@ pub enum DeviceError {
     /// Fewer GPUs than asked for.
     #[error(
         "{asked} GPU(s) were asked for and this machine has {found}; use --gpus {found}, --gpus all, \
-         or --device cpu for CPU threads as devices"
+         --gpus 0,0 for two ranks on one GPU, or --device cpu for CPU threads as devices"
     )]
     TooMany {
         /// The number asked for.
@@ -69,7 +71,7 @@ fn cuda_devices() -> Result<usize, Obstacle> {
                           names the driver's), or use --device cpu";
     torch_ext::load_cuda().map_err(|why| {
         let why = format!("no CUDA libraries ({why})");
-        Obstacle { why, advice: INSTALL, num_unused: 0 }
+        Obstacle { why, advice: INSTALL, num_unused: gpu::count().unwrap_or(0) }
     })?;
     if let Ok(count @ 1..) = usize::try_from(Cuda::device_count()) {
         return Ok(count);
@@ -100,12 +102,27 @@ pub fn choose(choice: DeviceChoice, gpus: &Gpus) -> Result<Vec<Device>, DeviceEr
         (DeviceChoice::Cpu, _) => cpu_devices(gpus),
         (_, Err(Obstacle { why, advice, num_unused })) => {
             match num_unused {
-                0 => tracing::info!("{why}: CPU threads stand in for GPUs"),
+                0 => {
+                    // Commands that make several worlds say it once.
+                    static SAID: Once = Once::new();
+                    SAID.call_once(|| tracing::info!("no GPU: CPU threads stand in for GPUs"));
+                    tracing::debug!("{why}; {advice}");
+                }
                 _ => tracing::warn!("{why}: CPU threads stand in for them; {advice}"),
             }
             cpu_devices(gpus)
         }
         (_, Ok(found)) => cuda_list(gpus, found),
+    }
+}
+
+/// Two devices to try modes on: of a single GPU twice the same.
+#[must_use]
+pub fn two(choice: DeviceChoice) -> Gpus {
+    let found = if choice == DeviceChoice::Cpu { Ok(0) } else { cuda_devices() };
+    match found {
+        Ok(1) => Gpus::List(vec![0, 0]),
+        _ => Gpus::Count(2),
     }
 }
 

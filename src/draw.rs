@@ -27,6 +27,7 @@ use crate::params::Sharing;
 use crate::random::{Key, Purpose};
 use crate::replace::replace;
 use crate::run;
+use crate::stdout;
 use crate::trained::Trained;
 use sheet::{Picture, sheet};
 
@@ -34,7 +35,6 @@ use sheet::{Picture, sheet};
 ///
 /// # Errors
 /// If the model or an image cannot be read, or a picture not be written.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn run(args: &DrawArgs) -> Result<()> {
     let folders = folders(&args.images, &args.output)?;
     let mut model = Trained::load(&args.model)?;
@@ -63,8 +63,7 @@ pub fn run(args: &DrawArgs) -> Result<()> {
         }
         Ok(written)
     })?;
-    written.iter().flatten().for_each(|path| println!("{}", path.display()));
-    Ok(())
+    written.iter().flatten().try_for_each(|path| stdout::line(path.display()))
 }
 
 /// A folder for each image, by the image's name.

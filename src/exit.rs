@@ -16,6 +16,7 @@ use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::diverged::Diverged;
 use crate::kernels::cuda::CudaError;
+use crate::stdout::Closed;
 
 /// The exit codes of the program, as `--help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,24 @@ impl Error for Coded {
     }
 }
 
+/// An error and its causes as the user reads them: without causes that the text before has told already, and
+/// without libtorch's call stacks.
+#[must_use]
+pub fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let told = cause.split("\nException raised from").next().unwrap_or_default();
+        if text.contains(told) {
+            continue;
+        }
+        if !text.is_empty() {
+            text += ": ";
+        }
+        text += told;
+    }
+    text
+}
+
 /// The exit code of a failed run: that of the outermost cause which has one, else
 /// [`Exit::Failure`].
 #[must_use]
@@ -107,6 +126,7 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
         (cause.is::<DeviceError>() || cause.is::<BackendError>(), Exit::Device),
         (is_from_gpu(cause), Exit::Device),
         (cause.is::<Diverged>(), Exit::Diverged),
+        (cause.is::<Closed>(), Exit::Ok),
         (cause.is::<Stuck>() || cause.is::<NcclError>(), Exit::Exchange),
     ];
     codes.into_iter().find_map(|(is_it, exit)| is_it.then_some(exit))
@@ -143,6 +163,16 @@ mod tests {
         let inner = anyhow!("disk full").context("cannot save");
         let error = anyhow::Error::from(Coded::new(Exit::Failure, inner));
         assert_eq!(format!("{error:#}"), "cannot save: disk full");
+    }
+
+    #[test]
+    fn a_user_reads_each_cause_once_and_no_call_stack() {
+        let stack = "shapes disagree (16x6400)\nException raised from addmm\nframe #0: at::addmm";
+        let torch = anyhow::Error::from(TchError::Torch(stack.into())).context("forward of fc6");
+        let text = in_words(&torch);
+        assert!(text.starts_with("forward of fc6: ") && text.ends_with("(16x6400)"), "{text}");
+        let twice = anyhow!("no such file").context("cannot read x: no such file").context("");
+        assert_eq!(in_words(&twice), "cannot read x: no such file");
     }
 
     #[test]

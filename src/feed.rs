@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tch::Device;
 
 use crate::cancel::Cancel;
@@ -13,7 +13,8 @@ use crate::colours::Colours;
 use crate::config::{Config, Finish, Precision};
 use crate::cuda;
 use crate::data::{
-    self, Delivery, EvalLoader, Form, Geometry, Images, Loader, Output, Stats, TrainLoader, Views,
+    self, DataError, Delivery, EvalLoader, Form, Geometry, Images, Loader, Output, Stats,
+    TrainLoader, Views,
 };
 use crate::image_folder;
 use crate::topology::Topology;
@@ -56,9 +57,13 @@ impl Feed {
     }
 
     /// Whole batches in the training split; the last, incomplete one is left out.
-    #[must_use]
-    pub fn steps_per_epoch(&self, batch: usize) -> u64 {
-        (self.train.len() / batch.max(1)) as u64
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn steps_per_epoch(&self, batch: usize) -> Result<u64> {
+        let len = self.train.len();
+        ensure!(batch <= len, DataError::BatchTooLarge { batch, len });
+        Ok((len / batch.max(1)) as u64)
     }
 
     /// The statistics that a model needs besides its configuration: those with the mean image.

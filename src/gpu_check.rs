@@ -16,6 +16,7 @@ use crate::collective::watchdog::Stuck;
 use crate::config::{DeviceChoice, Gpus};
 use crate::device;
 use crate::launch::{Place, World};
+use crate::stdout;
 use crate::topology::{Division, Topology};
 use crate::torch_ext::cuda::{self, Hold};
 
@@ -31,17 +32,16 @@ fn missed(devices: &[Device]) -> Duration {
 ///
 /// # Errors
 /// The first promise that is broken, or why there is nothing to check.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn collectives(args: &GpuCheckCollectivesArgs) -> Result<()> {
     let devices = devices(args)?;
     let backend = backend::choose(args.backend, &devices)?;
-    println!("{} ranks on {devices:?}, {backend:?}", devices.len());
+    stdout::line(format_args!("{} ranks on {devices:?}, {backend:?}", devices.len()))?;
     let world = |division, limit| world(division, &devices, backend, limit);
     for (name, clause) in CLAUSES {
         world(Division::Replicas, PLENTY)?
             .run(|place| clause(&*place.data, place.device))
             .with_context(|| format!("broken: {name}"))?;
-        println!("ok  {name}");
+        stdout::line(format_args!("ok  {name}"))?;
     }
     check_hanging(&devices, backend)?;
     if devices.len() == 1 {
@@ -49,26 +49,25 @@ pub fn collectives(args: &GpuCheckCollectivesArgs) -> Result<()> {
     }
     // In hybrid mode every rank has peers on both axes.
     world(Division::Hybrid, PLENTY)?.run(|place| both_axes(&place))?;
-    println!("ok  all of it in turns on both axes of the same ranks");
+    stdout::line("ok  all of it in turns on both axes of the same ranks")?;
     let failing = world(Division::Hybrid, PLENTY)?;
     a_failing_rank_ends_the_others(&failing).context("when a rank fails")?;
-    println!("ok  a failing rank ends the others, and its error is the one reported");
+    stdout::line("ok  a failing rank ends the others, and its error is the one reported")?;
     let missing = world(Division::Hybrid, missed(&devices))?;
     a_missing_rank_is_named(&missing).context("when a rank does not come")?;
-    println!("ok  a rank that does not come ends the run, and is named");
+    stdout::line("ok  a rank that does not come ends the run, and is named")?;
     Ok(())
 }
 
 /// Behind a GPU that hangs, threads that read each other's memory wait on the host; NCCL's operations wait
 /// on the other GPUs, and their hosts go on.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 fn check_hanging(devices: &[Device], backend: Backend) -> Result<()> {
     if backend != Backend::Nccl {
         return Ok(());
     }
     let hanging = world(Division::Replicas, devices, backend, missed(devices))?;
     a_hanging_gpu_is_noticed(&hanging).context("when a GPU hangs")?;
-    println!("ok  an operation that a GPU does not come to ends the run, and is named");
+    stdout::line("ok  an operation that a GPU does not come to ends the run, and is named")?;
     Ok(())
 }
 

@@ -4,15 +4,19 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use tch::{Kind, Tensor};
 
 use crate::cli::{EvalArgs, PredictArgs, Views as ViewsArg};
 use crate::colours::Colours;
 use crate::config::Mode;
 use crate::data::Views;
+use crate::diverged::Diverged;
+use crate::exit::{Coded, Exit, in_words};
 use crate::feed::Feed;
 use crate::net::loss;
 use crate::run::{self, Handout};
+use crate::stdout;
 use crate::train::Worker;
 use crate::trained::Trained;
 
@@ -26,8 +30,7 @@ fn views(views: ViewsArg) -> Views {
 /// Evaluates a model on every image of a test split once, and prints the result.
 ///
 /// # Errors
-/// If the model or the images cannot be read, or a device is missing.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
+/// If the model or the images cannot be read, a device is missing, or the model's training had diverged.
 pub fn eval(args: &EvalArgs) -> Result<()> {
     let mut model = Trained::load(&args.path)?;
     let config = &mut model.config;
@@ -61,17 +64,15 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         model.worker(&world, place)?.evaluate(&batches, views.num())
     })?;
     let tally = tallies.first().context("there is always a first rank")?;
+    ensure!(tally.loss().is_finite(), Diverged::Model);
     let (top1, top5) = (tally.top1(), tally.top5());
     if args.json {
-        println!(
-            "{}",
-            serde_json::json!({
-                "top1": top1, "top5": top5, "loss": tally.loss(),
-                "num_images": tally.num_images as u64, "views": views.num(),
-            })
-        );
+        stdout::line(serde_json::json!({
+            "top1": top1, "top5": top5, "loss": tally.loss(),
+            "num_images": tally.num_images as u64, "views": views.num(),
+        }))?;
     } else {
-        println!(
+        stdout::line(format_args!(
             "{} images, {} view(s): top-1 {:.2} % (error {:.2} %), top-5 {:.2} %, loss {:.4}",
             tally.num_images as u64,
             views.num(),
@@ -79,7 +80,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
             100.0 - 100.0 * top1,
             100.0 * top5,
             tally.loss()
-        );
+        ))?;
     }
     Ok(())
 }
@@ -87,8 +88,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 /// Prints the most probable classes of images.
 ///
 /// # Errors
-/// If the model or an image cannot be read.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
+/// If the model or an image cannot be read. All other images are named nevertheless.
 pub fn predict(args: &PredictArgs) -> Result<()> {
     let mut model = Trained::load(&args.model)?;
     model.config.devices.device = args.device;
@@ -100,33 +100,41 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
     };
     let classes: Vec<Class> = model.classes.iter().enumerate().map(name).collect();
     let colours = Colours::find(&model.config)?;
-    let lines = world.run(|place| {
-        let mut worker = model.worker(&world, place)?;
-        args.images
-            .iter()
-            .map(|path| {
-                let p = probabilities(&model, &colours, &mut worker, path, views)?;
-                Ok(describe(path, &p, &classes, args))
-            })
-            .collect::<Result<Vec<_>>>()
-    })?;
-    lines.into_iter().flatten().for_each(|line| println!("{line}"));
+    let num_bad: usize = world
+        .run(|place| {
+            let mut worker = model.worker(&world, place)?;
+            let mut num_bad = 0;
+            for path in &args.images {
+                match model.views_of(path, &colours, views) {
+                    Ok(x) => {
+                        let p = probabilities(&mut worker, x, views)?;
+                        stdout::line(describe(path, &p, &classes, args))?;
+                    }
+                    Err(error) => {
+                        tracing::error!("{}", in_words(&error));
+                        num_bad += 1;
+                    }
+                }
+            }
+            Ok(num_bad)
+        })?
+        .into_iter()
+        .sum();
+    if num_bad > 0 {
+        let error = anyhow!("{num_bad} of {} images could not be read", args.images.len());
+        return Err(Coded::new(Exit::Data, error).into());
+    }
     Ok(())
 }
 
-/// The class probabilities of one image.
-fn probabilities(
-    model: &Trained,
-    colours: &Colours,
-    worker: &mut Worker,
-    path: &Path,
-    views: Views,
-) -> Result<Vec<f64>> {
-    let x = model.views_of(path, colours, views)?;
+/// The class probabilities of the image whose views are `x`, `[views, H, W, 3]`.
+fn probabilities(worker: &mut Worker, x: Tensor, views: Views) -> Result<Vec<f64>> {
     let kind = worker.net.arena.weights.kind();
     let x = x.f_to_device(worker.place.device)?.f_to_kind(kind)?;
     let p = loss::mean_probabilities(&worker.logits(x)?, views.num())?;
-    Ok(Vec::<f64>::try_from(p.f_view([-1])?.f_to_kind(tch::Kind::Double)?)?)
+    let p = Vec::<f64>::try_from(p.f_view([-1])?.f_to_kind(Kind::Double)?)?;
+    ensure!(p.iter().all(|p| p.is_finite()), Diverged::Model);
+    Ok(p)
 }
 
 /// A class as it is printed.

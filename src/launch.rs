@@ -19,7 +19,7 @@ use crate::backend::Backend;
 use crate::cancel::Cancel;
 use crate::collective::Collective;
 use crate::collective::watchdog::{Aborts, Watchdog};
-use crate::exit::{Coded, Exit, exit_of};
+use crate::exit::{Coded, Exit, exit_of, in_words};
 use crate::topology::Topology;
 use crate::torch_ext::cuda::Stay;
 use axes::Axes;
@@ -112,7 +112,7 @@ impl Running {
         let first = self.first_failure.lock().unwrap_or_else(PoisonError::into_inner);
         let mut code = 1;
         if let Some(failed) = first.as_ref() {
-            tracing::error!("{failed}: {:#}", failed.source);
+            tracing::error!("{failed}: {}", in_words(&failed.source));
             code = i32::from(exit_of(&failed.source) as u8);
         }
         signal_hook::low_level::exit(code)

@@ -7,13 +7,14 @@ use alexnet_mgpu::bench;
 use alexnet_mgpu::checkpoint;
 use alexnet_mgpu::cli::{BenchCommand, Cli, Command, GpuCheckCommand, TrainArgs};
 use alexnet_mgpu::config::Config;
-use alexnet_mgpu::exit::{Exit, exit_of};
+use alexnet_mgpu::exit::{Exit, exit_of, in_words};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
+use alexnet_mgpu::stdout::{self, Closed};
 use alexnet_mgpu::{
-    colours, draw, gpu_check, inference, kernel_check, openmp, pack, run, statistics, torch_ext,
-    verify,
+    colours, draw, gpu_check, inference, kernel_check, openmp, pack, run, shell, statistics,
+    torch_ext, verify,
 };
 use anyhow::Result;
 use clap::Parser;
@@ -28,7 +29,10 @@ fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            tracing::error!("{error:#}");
+            // Who has closed the pipe has read enough.
+            if !error.chain().any(|cause| cause.is::<Closed>()) {
+                tracing::error!("{}", in_words(&error));
+            }
             exit_of(&error).into()
         }
     }
@@ -61,8 +65,17 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
 fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
     let config = match args.recipe_checkpoint() {
         Some(path) => {
-            let state = checkpoint::load_state(path)?;
-            Config::from_toml(&path.display().to_string(), &state.config, args.overrides()?)?
+            let name = path.display().to_string();
+            let recipe = checkpoint::load_state(path)?.config;
+            let saved = Config::from_toml(&name, &recipe, Vec::new())?;
+            // Where the run lies now, which may have been moved.
+            let recipe = match checkpoint::run_folder(path) {
+                Some(folder) if !is_same(&folder, &saved.run_dir()) => {
+                    saved.of_run_in(&folder).to_toml()
+                }
+                _ => recipe,
+            };
+            Config::from_toml(&name, &recipe, args.overrides()?)?
         }
         None => Config::load(args)?,
     };
@@ -82,9 +95,15 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
     Ok(outcome.exit)
 }
 
+/// Whether both are names of one folder.
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 /// Says what came out, where it lies and what can be done with it.
 fn say_what_next(outcome: &Outcome) {
-    let (program, run) = (std::env::args().next().unwrap_or_default(), outcome.folder.display());
+    let program = shell::word(Path::new(&std::env::args_os().next().unwrap_or_default()));
+    let run = shell::word(&outcome.folder);
     if let Some(tally) = outcome.tally {
         let (top1, top5) = (100.0 * tally.top1(), 100.0 * tally.top5());
         tracing::info!("test accuracy {top1:.2} % top-1, {top5:.2} % top-5");
@@ -94,26 +113,25 @@ fn say_what_next(outcome: &Outcome) {
     );
     tracing::info!("to try next:");
     tracing::info!("  {program} eval {run} --views 10");
-    let image = outcome.example.as_deref().unwrap_or(Path::new("IMAGE.jpg"));
-    tracing::info!("  {program} predict --model {run} {}", image.display());
-    tracing::info!("  {program} draw --model {run} {}", image.display());
+    let image = shell::word(outcome.example.as_deref().unwrap_or(Path::new("IMAGE.jpg")));
+    tracing::info!("  {program} predict --model {run} {image}");
+    tracing::info!("  {program} draw --model {run} {image}");
     tracing::info!("  {program} verify --gpus 2");
 }
 
 /// Prints the resolved configuration and the network it makes, for `--dry-run`.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 fn describe(config: &Config) -> Result<()> {
     // Without images to count them in, ImageNet's number of classes.
     let classes = if config.net.classes == 0 { 1000 } else { config.net.classes };
     let plan = Plan::new(&run::architecture(config, classes)?, Site::WHOLE)?;
-    println!("{}", config.to_toml());
+    stdout::line(config.to_toml())?;
     for layer in &plan.layers {
-        println!("# {:<10} {:?}", layer.name, layer.output);
+        stdout::line(format_args!("# {:<10} {:?}", layer.name, layer.output))?;
     }
-    println!(
+    stdout::line(format_args!(
         "# {} parameters, {} multiplications an image, {classes} classes",
         plan.num_params(),
         plan.num_macs()
-    );
+    ))?;
     Ok(())
 }

@@ -223,12 +223,32 @@ pub fn architecture(config: &Config, classes: usize) -> Result<Architecture> {
     let arch = Architecture::by_name(&name, classes as i64, config.net.dropout)
         .with_context(|| format!("there is no architecture {name}"))?;
     let form = match config.net.input {
-        Input::Auto => return Ok(arch),
-        Input::Side227 => InputForm::Side227,
-        Input::Side224Padded => InputForm::Side224Padded,
-        Input::Side224Filled => InputForm::Side224Filled,
+        Input::Auto => None,
+        Input::Side227 => Some(InputForm::Side227),
+        Input::Side224Padded => Some(InputForm::Side224Padded),
+        Input::Side224Filled => Some(InputForm::Side224Filled),
     };
-    arch.with_input(form).with_context(|| {
-        format!("{name} has no 11 x 11 filters to feed {}; set net.input to auto", config.net.input)
-    })
+    let arch = match form {
+        None => arch,
+        Some(form) => arch.with_input(form).ok_or_else(|| {
+            usage(anyhow!(
+                "{name} has no 11 x 11 filters to feed {}; set net.input to auto",
+                config.net.input
+            ))
+        })?,
+    };
+    let (crop, input) = (config.data.crop_side(arch.input as usize), arch.input);
+    if crop as i64 != input {
+        let error = anyhow!(
+            "data.crop is {crop}, and {name} takes images of {input} pixels; leave data.crop at 0, or \
+             choose another network or net.input"
+        );
+        return Err(usage(error).into());
+    }
+    Ok(arch)
+}
+
+/// What is wrong with the configuration and shows only here.
+fn usage(error: anyhow::Error) -> Coded {
+    Coded::new(Exit::Usage, error)
 }

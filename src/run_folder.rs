@@ -18,16 +18,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::folder_lock::FolderLock;
 use crate::replace::replace;
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 const LOG: &str = "log.txt";
 
-/// A run's folder, made and writable.
-#[derive(Clone, Debug)]
+/// A run's folder, made, writable, and this process's alone.
+#[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    _lock: FolderLock,
 }
 
 impl RunFolder {
@@ -51,7 +53,7 @@ impl RunFolder {
                 );
             }
             let config = config(&path);
-            return Self { path }.with_config(&config);
+            return Self::own(path)?.with_config(&config);
         }
         bail!("{}: every numbered name is taken; choose another with --name", wanted.display())
     }
@@ -62,15 +64,22 @@ impl RunFolder {
     /// begun.
     ///
     /// # Errors
-    /// If the folder or a file in it cannot be read or written.
+    /// If the folder or a file in it cannot be read or written, or another process is training in it.
     pub fn resume(path: &Path, config: &str, step: u64) -> Result<Self> {
         make_folder(path)?;
+        let folder = Self::own(path.to_path_buf())?;
         keep_changed_config(path, config, step)?;
-        let folder = Self { path: path.to_path_buf() }.with_config(config)?;
+        let folder = folder.with_config(config)?;
         let metrics = folder.path.join(METRICS);
         drop_later_lines(&metrics, step)
             .with_context(|| format!("cannot remove later steps from {}", metrics.display()))?;
         Ok(folder)
+    }
+
+    fn own(path: PathBuf) -> Result<Self> {
+        let advice = "wait for its end, or choose another folder with --name";
+        let lock = FolderLock::take(&path, "training in", advice)?;
+        Ok(Self { path, _lock: lock })
     }
 
     /// The folder.
@@ -252,6 +261,17 @@ mod tests {
         paths.sort();
         paths.dedup();
         assert_eq!(paths.len(), 8);
+    }
+
+    #[test]
+    fn no_two_processes_train_in_one_folder() {
+        let dir = temporary();
+        let first = RunFolder::resume(dir.path(), "a = 1\n", 0).expect("free");
+        let error = RunFolder::resume(dir.path(), "a = 2\n", 0).expect_err("taken");
+        assert!(error.to_string().contains("another process is training in it"), "{error}");
+        assert_eq!(text(&dir.path().join(CONFIG)), "a = 1\n");
+        drop(first);
+        RunFolder::resume(dir.path(), "a = 2\n", 0).expect("free again");
     }
 
     const LINES: [&str; 4] = [

@@ -10,14 +10,15 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::canonical::Shared;
 use crate::checkpoint::Mark;
 use crate::colours;
 use crate::config::{Config, ScheduleKind};
 use crate::data::Views;
-use crate::exit::Exit;
+use crate::diverged::Diverged;
+use crate::exit::{Coded, Exit};
 use crate::feed::Feed;
 use crate::launch::{Place, World};
 use crate::metrics::{EvalReport, Metrics};
@@ -30,7 +31,7 @@ use crate::schedule::{Rule, Schedule};
 use crate::stop::{Go, Stop};
 use crate::train::Worker;
 use reporting::{Noted, Notes};
-use saving::{Assembly, Resumed, open_folder, read_pretrained};
+use saving::{Assembly, Resumed, open_folder, read_checkpoint, read_pretrained};
 
 /// What all ranks of a run share.
 pub struct Session<'a> {
@@ -114,20 +115,33 @@ impl<'a> Session<'a> {
         let side = run::architecture(config, config.net.classes.max(1))?.input;
         let feed = Feed::open(config, side as usize, &world.devices)?;
         let classes = feed.train.classes().len();
-        ensure!(
-            config.net.classes == 0 || config.net.classes == classes,
-            "net.classes is {}, and the images have {classes} classes; leave it at 0 to take theirs",
-            config.net.classes
-        );
+        if config.net.classes != 0 && config.net.classes != classes {
+            let error = anyhow!(
+                "net.classes is {}, and the images have {classes} classes; leave it at 0 to take theirs",
+                config.net.classes
+            );
+            return Err(Coded::new(Exit::Usage, error).into());
+        }
         let arch = run::architecture(config, classes)?;
-        let steps_per_epoch = feed.steps_per_epoch(config.train.batch_size).max(1);
+        let steps_per_epoch = feed.steps_per_epoch(config.train.batch_size)?;
         let all = steps_per_epoch * config.train.epochs as u64;
         let total_steps = match config.train.max_steps as u64 {
             0 => all,
             limit => limit.min(all),
         };
         let length = RunLength { steps_per_epoch, total_steps };
-        let (resumed, folder) = open_folder(config, &arch)?;
+        // All that can be wrong is found before there is a folder.
+        let resumed = read_checkpoint(config, &arch)?;
+        let init = config.net.init.as_deref().filter(|_| resumed.is_none());
+        let pretrained = init.map(|path| read_pretrained(path, &arch)).transpose()?;
+        let start = resumed.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
+        if start >= total_steps {
+            tracing::warn!(
+                "nothing is left to do: {start} of {total_steps} steps were done before; raise --epochs, or \
+                 train.max_steps if it is set, to go on"
+            );
+        }
+        let folder = open_folder(config, start)?;
         log.attach(&folder.log_path())?;
         let metrics = Metrics::new(
             &folder.metrics_path(),
@@ -136,8 +150,6 @@ impl<'a> Session<'a> {
             Progress::new(screen, length),
         )?;
         say_what_runs(config, &world, &feed, &folder);
-        let init = config.net.init.as_deref().filter(|_| resumed.is_none());
-        let pretrained = init.map(|path| read_pretrained(path, &arch));
         Ok(Self {
             config,
             world,
@@ -148,9 +160,9 @@ impl<'a> Session<'a> {
             metrics,
             stop: Stop::default(),
             length,
-            start: resumed.as_ref().map_or(0, |c| c.state.step),
+            start,
             resumed: resumed.map(Resumed::from),
-            pretrained: pretrained.transpose()?,
+            pretrained,
             evaluation: Mutex::new(None),
             assembly: Mutex::default(),
         })
@@ -274,6 +286,8 @@ impl<'a> Session<'a> {
                 lr: at.schedule.rate(num_steps.saturating_sub(1)),
             })?;
         }
+        let loss = tally.loss();
+        ensure!(loss.is_finite(), Diverged::Test { num_steps, loss });
         Ok(tally)
     }
 }

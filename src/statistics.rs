@@ -16,12 +16,13 @@ use crate::exit::{Coded, Exit};
 use crate::feed;
 use crate::progress::{Count, Screen};
 use crate::replace;
+use crate::shell;
+use crate::stdout;
 
 /// Fits, stores and prints the statistics of a training split.
 ///
 /// # Errors
 /// If the images cannot be read, or the file cannot be written.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn run(args: &StatsArgs, screen: &Screen) -> Result<Exit> {
     let output = output(args)?;
     let fit = Fit {
@@ -40,9 +41,9 @@ pub fn run(args: &StatsArgs, screen: &Screen) -> Result<Exit> {
     let rate = stats.num_images as f64 / seconds;
     tracing::info!("{} images in {seconds:.1} s, {rate:.0} img/s", stats.num_images);
     if args.json {
-        println!("{}", numbers(&stats, &output));
+        stdout::line(numbers(&stats, &output))?;
     } else {
-        print!("{}", table(&stats));
+        stdout::line(table(&stats).trim_end())?;
     }
     say_what_next(args, &output);
     Ok(Exit::Ok)
@@ -76,7 +77,7 @@ fn output(args: &StatsArgs) -> Result<PathBuf> {
 fn say_what_next(args: &StatsArgs, output: &Path) {
     let stats = match args.output {
         None => "fitted".into(),
-        Some(_) => output.display().to_string(),
+        Some(_) => shell::word(output),
     };
     tracing::info!("written to {}; to use it: --set data.stats={stats}", output.display());
 }

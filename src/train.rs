@@ -196,7 +196,7 @@ impl Worker {
             (Some(parameter), Some(_)) => format!("{parameter} (a parameter)"),
             (None, Some(batch)) => self.first_non_finite(batch, step)?,
         };
-        Ok(Diverged { step, loss, layer })
+        Ok(Diverged::Step { step, loss, layer })
     }
 
     /// All columns of a replica see the same loss, so all look together; slices see losses of different

@@ -38,8 +38,7 @@ impl Trained {
     /// # Errors
     /// If there is none, or it is not whole.
     pub fn load(path: &Path) -> Result<Self> {
-        let checkpoint = checkpoint::load(path)?;
-        let state = checkpoint.state;
+        let checkpoint::Model { state, weights } = checkpoint::load_model(path)?;
         let name = path.display().to_string();
         let none: Vec<Override> = Vec::new();
         let mut config = Config::from_toml(&name, &state.config, none)?;
@@ -52,7 +51,7 @@ impl Trained {
             config,
             classes: state.classes,
             class_names: state.class_names,
-            weights: Shared::new(checkpoint.weights),
+            weights: Shared::new(weights),
         })
     }
 

@@ -9,8 +9,10 @@ use crate::canonical::Tensors;
 use crate::cli::VerifyArgs;
 use crate::config::{Algorithms, Arch, Config, Gpus, Mode, Precision};
 use crate::data::{GeneratedSpec, generate};
+use crate::device;
 use crate::exit::Exit;
 use crate::run::{self, weights_after};
+use crate::stdout;
 use crate::topology::NUM_COLUMNS;
 
 /// The largest relative difference that summation order explains after a few steps in fp64.
@@ -59,7 +61,6 @@ pub fn config(arch: Arch, data: &std::path::Path) -> Config {
 ///
 /// # Errors
 /// If a run fails.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn run(args: &VerifyArgs) -> Result<Exit> {
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("images");
@@ -68,27 +69,35 @@ pub fn run(args: &VerifyArgs) -> Result<Exit> {
     base.devices.device = args.device;
     base.devices.backend = args.backend;
     let steps = args.steps as u64;
+    let gpus = args.gpus.clone().unwrap_or_else(|| device::two(args.device));
     // What the devices cannot do is said before anything is trained.
     let mut several = base.clone();
-    (several.devices.mode, several.devices.gpus) = (Mode::DataParallel, args.gpus.clone());
+    (several.devices.mode, several.devices.gpus) = (Mode::DataParallel, gpus.clone());
     run::world(&several)?;
     let single = weights_after(&base, steps)?;
     let mut worst = 0.0f64;
     for mode in [Mode::DataParallel, Mode::Split, Mode::Hybrid] {
         let mut other = several.clone();
         other.devices.mode = mode;
-        println!("{} in {mode} mode on {} against single, {steps} steps:", args.arch, args.gpus);
-        if let (Mode::Split, Some(odd)) = (mode, odd_number(&args.gpus)) {
-            println!("  left out: two columns need an even number of devices, not {odd}");
+        stdout::line(format_args!(
+            "{} in {mode} mode on {} against single, {steps} steps:",
+            args.arch, gpus
+        ))?;
+        if let (Mode::Split, Some(odd)) = (mode, odd_number(&gpus)) {
+            stdout::line(format_args!(
+                "  left out: two columns need an even number of devices, not {odd}"
+            ))?;
             continue;
         }
         for (name, far) in differences(&single, &weights_after(&other, steps)?) {
-            println!("  {name:<14} {far:.1e}");
+            stdout::line(format_args!("  {name:<14} {far:.1e}"))?;
             worst = worst.max(far);
         }
     }
     let verdict = if worst <= TOLERANCE { "agree" } else { "DISAGREE" };
-    println!("the modes {verdict}: largest relative difference {worst:.1e}, limit {TOLERANCE:.0e}");
+    stdout::line(format_args!(
+        "the modes {verdict}: largest relative difference {worst:.1e}, limit {TOLERANCE:.0e}"
+    ))?;
     Ok(if worst <= TOLERANCE { Exit::Ok } else { Exit::Failure })
 }
 

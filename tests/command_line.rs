@@ -160,7 +160,7 @@ fn a_damaged_or_foreign_checkpoint_is_refused_and_stays_as_it_is() {
     let desk = Desk::new();
     succeeds(&mut desk.train(&[]));
     let foreign = ["--arch", "alexnet-owt", "--resume", "runs/run"];
-    fails(&mut desk.train(&foreign), 1, &["alexnet-cifar", "alexnet-owt", "--init"]);
+    fails(&mut desk.train(&foreign), 2, &["alexnet-cifar", "alexnet-owt", "--init"]);
     let model = desk.run_dir().join("checkpoints/last/model.safetensors");
     let bytes = fs::read(&model).expect("saved");
     fs::write(&model, &bytes[..bytes.len() / 2]).expect("writable");
@@ -284,6 +284,71 @@ fn a_trained_model_is_evaluated_the_same_on_any_number_of_devices_and_names_imag
     let sum: f64 = top.iter().filter_map(|entry| entry["probability"].as_f64()).sum();
     assert!(top.len() == 5 && sum > 0.0 && sum <= 1.0 + 1e-6, "{line}");
     fails(&mut desk.command(&["predict", "--model", "runs/run", "none.jpg"]), 3, &["none.jpg"]);
+}
+
+#[test]
+fn images_that_cannot_be_read_keep_no_others_from_being_named() {
+    let desk = Desk::new();
+    succeeds(&mut desk.train(&[]));
+    fs::write(desk.path("bad.jpg"), "text").expect("writable");
+    let mut predict = desk.command(&["predict", "--model", "runs/run", "bad.jpg"]);
+    let output = predict.arg(desk.image(0)).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(3));
+    let image = desk.image(0).display().to_string();
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&image), "the other is named");
+    let text = stderr(&output);
+    assert!(text.contains("1 of 2 images could not be read"), "{text}");
+    assert_eq!(text.matches("not a JPEG or PNG image").count(), 1, "{text}");
+}
+
+#[test]
+fn a_run_that_has_diverged_in_its_last_step_is_no_success_and_is_not_saved() {
+    let desk = Desk::new();
+    let diverges = ["--lr", "1e30", "--set", "train.max_steps=1"];
+    fails(&mut desk.train(&diverges), 5, &["test images is NaN", "--lr"]);
+    assert!(!desk.run_dir().join("checkpoints").exists(), "there is nothing to save");
+}
+
+#[test]
+fn an_answer_that_nobody_reads_or_has_room_for_ends_without_a_panic() {
+    let desk = Desk::new();
+    let dry_run = ["--arch", "alexnet-cifar", "--data", "images", "--dry-run"];
+    let mut child = desk.command(&dry_run).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    drop(child.as_mut().expect("it starts").stdout.take());
+    let closed = child.expect("it starts").wait_with_output().expect("a child of ours");
+    assert_eq!((closed.status.code(), stderr(&closed)), (Some(0), String::new()));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let output = desk.command(&dry_run).stdout(full).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot write to the standard output"), "{output:?}");
+}
+
+#[test]
+fn what_cannot_be_trained_leaves_no_folder_behind() {
+    let desk = Desk::new();
+    let refused = |args: &[&str], code, parts: &[&str]| fails(&mut desk.train(args), code, parts);
+    refused(&["--set", "data.crop=24"], 2, &["data.crop is 24", "32 pixels"]);
+    refused(&["--init", "none.safetensors"], 1, &["none.safetensors"]);
+    refused(&["--batch-size", "41"], 3, &["41", "at most 40"]);
+    refused(&["--set", "net.classes=5"], 2, &["net.classes is 5"]);
+    assert!(!desk.run_dir().exists());
+}
+
+#[test]
+fn a_run_goes_on_where_its_folder_lies_now() {
+    let desk = Desk::new();
+    succeeds(&mut desk.train(&[]));
+    fs::create_dir(desk.path("kept")).expect("writable");
+    fs::rename(desk.run_dir(), desk.path("kept/moved")).expect("writable");
+    let resume = |steps: &str| {
+        let mut command = desk.command(&["--resume", "kept/moved", "--device", "cpu", "--set"]);
+        stderr(&succeeds(command.arg(format!("train.max_steps={steps}"))))
+    };
+    let text = resume("3");
+    assert!(text.contains("resuming after step 2") && text.contains("kept/moved"), "{text}");
+    let step = checkpoint::load(&desk.path("kept/moved")).expect("a whole checkpoint").state.step;
+    assert_eq!((step, desk.run_dir().exists()), (3, false));
+    assert!(resume("3").contains("nothing is left to do: 3 of 3 steps"));
 }
 
 fn size_of_picture(path: &Path) -> (u32, u32) {

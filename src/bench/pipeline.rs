@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -17,9 +17,10 @@ use crate::data::packed::{Format, Manifest, Settings, State};
 use crate::data::{
     self, BatchReceiver, Delivery, Form, Geometry, Order, Output, Split, TrainLoader,
 };
-use crate::exit::Exit;
+use crate::exit::{Coded, Exit};
 use crate::progress::Screen;
-use crate::{feed, pack};
+use crate::stop::Stop;
+use crate::{feed, pack, stdout};
 
 /// Batches before the clock starts: every slot is touched, buffers grow, files enter the page cache.
 const WARMUP_BATCHES: usize = 12;
@@ -30,9 +31,9 @@ const COPIED_BYTES: usize = 256 << 20;
 ///
 /// # Errors
 /// If the images cannot be read or packed, or are fewer than a batch.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
-    let packed = packed(args, screen)?;
+    let stop = Stop::default();
+    let packed = packed(args, screen, &stop)?;
     let data = packed.as_ref().map_or(args.data.clone(), |dir| dir.path().join(PACK));
     let config = Config::default();
     let (defaults, colours) = (&config.data, Colours::find(&config)?);
@@ -60,9 +61,10 @@ pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
         cancel: Cancel::default(),
     })?;
     let batches = &loader.receivers[0][0];
-    take(batches, WARMUP_BATCHES, Duration::ZERO)?;
+    let take = |num, time| take(batches, num, time, &stop);
+    take(WARMUP_BATCHES, Duration::ZERO)?;
     let (before, memory_before) = (loader.stages(), resident_memory_mib());
-    let (num_batches, seconds) = take(batches, 1, Duration::from_secs_f64(args.seconds))?;
+    let (num_batches, seconds) = take(1, Duration::from_secs_f64(args.seconds))?;
     let us = (loader.stages() - before).us_per_image();
     let (memory_after, memory_peak) = (resident_memory_mib(), peak_memory_mib());
     loader.join();
@@ -81,7 +83,7 @@ pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
         "us_per_image": us,
         "memory_mib": { "before": memory_before, "after": memory_after, "peak": memory_peak },
     });
-    println!("{result}");
+    stdout::line(result)?;
     Ok(())
 }
 
@@ -91,7 +93,7 @@ const PACKED_SIZE: u32 = 256;
 const PACK: &str = "packed";
 
 /// Packs the images for the time of the measurement, if they have to be.
-fn packed(args: &BenchPipelineArgs, screen: &Screen) -> Result<Option<TempDir>> {
+fn packed(args: &BenchPipelineArgs, screen: &Screen, stop: &Stop) -> Result<Option<TempDir>> {
     let format = match args.input {
         Input::AsStored => return Ok(None),
         Input::PackedJpeg => Format::Jpeg,
@@ -112,8 +114,15 @@ fn packed(args: &BenchPipelineArgs, screen: &Screen) -> Result<Option<TempDir>> 
         max_bad_fraction: DataConfig::default().max_bad_fraction,
         verify: None,
     };
-    ensure!(pack::run(&pack, screen)? == Exit::Ok, "stopped while packing");
-    Ok(Some(dir))
+    let notice = "stopping; press Ctrl-C again to leave now";
+    match pack::run_until(&pack, screen, stop, notice)? {
+        Exit::Ok => Ok(Some(dir)),
+        _ => Err(stopped()),
+    }
+}
+
+fn stopped() -> anyhow::Error {
+    Coded::new(Exit::Interrupted, anyhow!("stopped; nothing was measured")).into()
 }
 
 fn is_packed(data: &Path, format: Format) -> Result<bool> {
@@ -124,11 +133,14 @@ fn is_packed(data: &Path, format: Format) -> Result<bool> {
     }))
 }
 
-/// Takes batches for at least `time` and `num`; their number and the seconds.
-fn take(batches: &BatchReceiver, num: usize, time: Duration) -> Result<(usize, f64)> {
+/// Takes batches for at least `time` and `num`, unless it is to stop; their number and the seconds.
+fn take(batches: &BatchReceiver, num: usize, time: Duration, stop: &Stop) -> Result<(usize, f64)> {
     let begun = Instant::now();
     let mut taken = 0;
     while taken < num || begun.elapsed() < time {
+        if stop.signal().is_some() {
+            return Err(stopped());
+        }
         let batch = batches.next()?;
         ensure!(batch.is_some(), "the pipeline ended by itself");
         taken += 1;

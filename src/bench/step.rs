@@ -16,6 +16,7 @@ use crate::data::{Batch, Pixels};
 use crate::launch::{Place, World};
 use crate::random::{Key, Purpose};
 use crate::run;
+use crate::stdout;
 use crate::stopwatch::Mark;
 use crate::train::Worker;
 
@@ -24,7 +25,6 @@ use crate::train::Worker;
 ///
 /// # Errors
 /// If there are no such devices, or a step fails.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn step(args: &BenchStepArgs) -> Result<()> {
     let config = config(args);
     let world = run::world(&config)?;
@@ -35,11 +35,11 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
     let rates = rates.into_iter().next().context("there is always a first rank")?;
     // Of a GPU's memory nothing is known here.
     if let (Device::Cpu, Some(mib)) = (world.devices[0], peak_memory_mib()) {
-        println!("peak memory: {mib} MiB");
+        stdout::line(format_args!("peak memory: {mib} MiB"))?;
     }
-    println!("wire: {} bytes a step and rank", rates.wire_bytes);
-    println!("mean: {:.1} img/s", rates.mean);
-    println!("{:.1} img/s", rates.median);
+    stdout::line(format_args!("wire: {} bytes a step and rank", rates.wire_bytes))?;
+    stdout::line(format_args!("mean: {:.1} img/s", rates.mean))?;
+    stdout::line(format_args!("{:.1} img/s", rates.median))?;
     Ok(())
 }
 
@@ -49,14 +49,13 @@ pub fn step(args: &BenchStepArgs) -> Result<()> {
 ///
 /// # Errors
 /// If a line cannot be read.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn steps() -> Result<()> {
     let mut asked = next_line()?;
     while let Some(line) = asked {
         asked = match BenchStepArgs::of_line(&line).and_then(answer) {
             Ok(other) => other,
             Err(error) => {
-                println!("failed: {}", format!("{error:#}").replace('\n', " "));
+                stdout::line(format_args!("failed: {}", format!("{error:#}").replace('\n', " ")))?;
                 next_line()?
             }
         };
@@ -69,7 +68,6 @@ fn next_line() -> Result<Option<String>> {
 }
 
 /// Answers `args` and the lines that follow, until one is about another step: that is returned.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 fn answer(args: BenchStepArgs) -> Result<Option<String>> {
     let config = config(&args);
     let world = run::world(&config)?;
@@ -78,7 +76,7 @@ fn answer(args: BenchStepArgs) -> Result<Option<String>> {
         let mut ready = Ready::new(&config, &world, place)?;
         let mut asked = args.clone();
         loop {
-            println!("{:.1} img/s", ready.time(asked.warmup, asked.steps)?.mean);
+            stdout::line(format_args!("{:.1} img/s", ready.time(asked.warmup, asked.steps)?.mean))?;
             let Some(line) = next_line()? else { return Ok(None) };
             match BenchStepArgs::of_line(&line) {
                 Ok(again) if again.is_about_the_step_of(&args) => asked = again,

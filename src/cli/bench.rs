@@ -94,7 +94,7 @@ pub enum Input {
 /// The flags of `bench pipeline`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchPipelineArgs {
-    /// The image set, as for training
+    /// The image set, as for training, except `generated`
     #[arg(short, long, value_name = "PATH")]
     pub data: PathBuf,
     /// What is read: the images as they are stored, or packed first as 256-pixel JPEG files or pixels,

@@ -12,7 +12,7 @@ use crate::data::packed::Format;
 #[command(after_long_help = "Interrupted in any way, the same command goes on where it was, and \
 ends with the same files.")]
 pub struct PackArgs {
-    /// The image set, as for training
+    /// The image set, as for training, except `generated`
     #[arg(value_name = "SRC", required_unless_present = "verify")]
     pub src: Option<PathBuf>,
     /// The folder to write: new, empty, or an unfinished pack of the same SRC and flags

@@ -13,7 +13,7 @@ The file goes into the data folder, where training finds it with --set data.stat
 --set data.mean=image then subtracts the mean image as the paper did. The result depends on the \
 images, --resize and --limit only, not on the number of threads.")]
 pub struct StatsArgs {
-    /// The image set, as for training
+    /// The image set, as for training, except `generated`
     pub data: PathBuf,
     /// The shorter side after resizing, as data.resize in training; 0: as stored
     #[arg(long, value_name = "PIXELS", default_value = "256")]

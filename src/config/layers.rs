@@ -11,6 +11,7 @@ use std::{
 use serde::Serialize;
 use toml::{Table, Value};
 
+use super::choices::Resume;
 use super::{
     check::{self, Problem},
     error::{ConfigError, Origin},
@@ -18,6 +19,7 @@ use super::{
     schema::Config,
 };
 use crate::cli::TrainArgs;
+use crate::replace::folder;
 
 /// The recipe used when the command line names neither a configuration nor data.
 const DEMO: Text<'static> =
@@ -131,13 +133,16 @@ impl Config {
         self.run.output_dir.join(self.name())
     }
 
-    /// The configuration of the run that has got the folder `run_dir`, whatever it had wanted.
+    /// The configuration of the run that has got the folder `run_dir`, whatever it had wanted, and whatever it
+    /// goes on from.
     #[must_use]
     pub fn of_run_in(&self, run_dir: &Path) -> Self {
         let mut config = self.clone();
         if let Some(name) = run_dir.file_name().filter(|_| run_dir != self.run_dir()) {
             config.run.name = name.to_string_lossy().into_owned();
+            config.run.output_dir = folder(run_dir).to_path_buf();
         }
+        config.run.resume = Resume::Off;
         config
     }
 

@@ -59,6 +59,14 @@ pub(super) fn is_image(entry: &DirEntry) -> io::Result<bool> {
     Ok(has_image_extension(Path::new(&entry.file_name())) && !is_dir(entry)?)
 }
 
+/// Whether a file is an image that cannot be decoded here, by its name.
+pub(super) fn is_image_of_another_format(entry: &DirEntry) -> bool {
+    const OTHERS: [&str; 8] = ["webp", "bmp", "gif", "tif", "tiff", "avif", "heic", "jxl"];
+    let name = entry.file_name();
+    let extension = Path::new(&name).extension().and_then(OsStr::to_str);
+    extension.is_some_and(|found| OTHERS.iter().any(|other| found.eq_ignore_ascii_case(other)))
+}
+
 /// Whether a file is an image, by its name.
 pub(super) fn has_image_extension(name: &Path) -> bool {
     name.extension().and_then(OsStr::to_str).is_some_and(is_image_extension)

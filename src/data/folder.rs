@@ -4,14 +4,17 @@
 //! A class is a folder, its label the folder's place in the sorted list of `train`. Files are sorted
 //! by name within their class. What is inside a file is the decoder's business.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
+use std::fs::DirEntry;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::class_names::{Classes, around};
 use super::error::DataError;
-use super::files::{is_dir, is_image, read_file, sorted_names, to_strings};
+use super::files::{
+    is_dir, is_image, is_image_of_another_format, read_file, sorted_names, to_strings,
+};
 use super::source::{Content, Source};
 use super::validation::{self, Validation};
 
@@ -64,12 +67,24 @@ impl Folder {
     /// Lists the images of `classes` below `dir`.
     fn scan(root: &Path, dir: &Path, classes: &[OsString]) -> Result<Self, DataError> {
         let class_dirs: Vec<PathBuf> = classes.iter().map(|class| dir.join(class)).collect();
-        let mut samples = Vec::new();
+        let (mut samples, num_left_out) = (Vec::new(), Cell::new(0));
+        let is_image = |entry: &DirEntry| {
+            let found = is_image(entry)?;
+            let is_left_out = !found && is_image_of_another_format(entry);
+            num_left_out.set(num_left_out.get() + usize::from(is_left_out));
+            Ok(found)
+        };
         for (class, class_dir) in (0..).zip(&class_dirs) {
             if class_dir.is_dir() {
                 let files = sorted_names(class_dir, is_image)?;
                 samples.extend(files.into_iter().map(|file| Sample { class, file: file.into() }));
             }
+        }
+        if let num @ 1.. = num_left_out.get() {
+            tracing::warn!(
+                "{}: {num} image(s) of other formats are left out; convert them to JPEG or PNG",
+                dir.display()
+            );
         }
         let classes = Classes::named(to_strings(classes), &around(root));
         Ok(Self { class_dirs, classes, samples })

@@ -20,6 +20,7 @@ use crate::exit::Exit;
 use crate::kernels::cuda::check;
 pub use crate::kernels::cuda::check::Outcome;
 use crate::kernels::cuda::gpu::Lane;
+use crate::stdout;
 
 /// The device to check: the first GPU, or the CPU.
 fn device(choice: DeviceChoice) -> Result<Device> {
@@ -60,11 +61,10 @@ fn side_by_side<T: Send, const N: usize>(parts: [impl FnOnce() -> T + Send; N]) 
 ///
 /// # Errors
 /// As [`outcomes`], or if there is no such device.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn kernels(args: &GpuCheckKernelsArgs) -> Result<Exit> {
     let outcomes = outcomes(device(args.device)?)?;
     let failed: Vec<_> = outcomes.iter().filter(|outcome| !outcome.is_ok()).collect();
-    println!("{}", json!({ "outcomes": outcomes, "failed": failed }));
+    stdout::line(json!({ "outcomes": outcomes, "failed": failed }))?;
     Ok(if failed.is_empty() { Exit::Ok } else { Exit::Failure })
 }
 
@@ -72,9 +72,8 @@ pub fn kernels(args: &GpuCheckKernelsArgs) -> Result<Exit> {
 ///
 /// # Errors
 /// If there is no GPU, or a kernel fails.
-#[allow(clippy::print_stdout, reason = "the result of the command")]
 pub fn speed(args: &GpuCheckSpeedArgs) -> Result<()> {
     let device = device(DeviceChoice::Cuda)?;
-    println!("{}", speed::measure(engine(device)?, args.batch)?);
+    stdout::line(speed::measure(engine(device)?, args.batch)?)?;
     Ok(())
 }

@@ -4,15 +4,16 @@
 //! ([`crate::replace`]), so that whatever else lies in the folder is somebody's and is left alone.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 
 use super::{SPLITS, refuse, unwritable};
 use crate::data::Split;
 use crate::data::packed::{CLASS_LIST, Format, MANIFEST, Manifest, Settings, Shard, State};
+use crate::folder_lock::FolderLock;
 use crate::replace::{UNFINISHED, replace};
 
 /// A folder that this process packs into.
@@ -21,14 +22,14 @@ pub(super) struct Destination {
     /// What is in it; the file says the same.
     pub(super) manifest: Manifest,
     /// Held while this lives.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl Destination {
     /// Takes a free folder, or one that holds a pack of the same source and settings.
     pub(super) fn claim(dir: &Path, wanted: Manifest) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| unwritable(dir))?;
-        let lock = lock(dir)?;
+        let lock = FolderLock::take(dir, "packing into", "wait for its end")?;
         let names = names(dir)?;
         let found = Manifest::read(dir)?;
         let manifest = match found {
@@ -139,17 +140,6 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     let mut names = list().with_context(|| format!("cannot list {}", dir.display()))?;
     names.sort_unstable();
     Ok(names)
-}
-
-/// Keeps other processes from packing into the folder. File systems without locks go without.
-fn lock(dir: &Path) -> Result<File> {
-    let file = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            bail!("{}: another process is packing into it; wait for its end", dir.display())
-        }
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
 }
 
 /// How what was found differs from what is wanted, if it does.

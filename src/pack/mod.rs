@@ -45,6 +45,24 @@ const SPLITS: [Split; 2] = [Split::Train, Split::Test];
 /// If the source cannot be read, the destination cannot be written or holds something else, or too
 /// many images are bad.
 pub fn run(args: &PackArgs, screen: &Screen) -> Result<Exit> {
+    let notice = "stopping; finished shards stay; press Ctrl-C again to leave now";
+    let exit = run_until(args, screen, &Stop::default(), notice)?;
+    if exit == Exit::Saved {
+        tracing::warn!("the same command goes on from there");
+    }
+    Ok(exit)
+}
+
+/// As [`run`], until `stop` is asked for; once packing has begun signals do so, and the log says `notice`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(
+    args: &PackArgs,
+    screen: &Screen,
+    stop: &Stop,
+    notice: &'static str,
+) -> Result<Exit> {
     if let Some(dir) = &args.verify {
         let pool = data::pool(feed::num_workers(args.workers))?;
         return check::verify(dir, &pool, screen).map(|()| Exit::Ok);
@@ -66,15 +84,13 @@ pub fn run(args: &PackArgs, screen: &Screen) -> Result<Exit> {
         tracing::info!("{} is complete and whole: {contents}", dst.display());
         return Ok(Exit::Ok);
     }
-    let stop = Stop::default();
-    let notice = "stopping; finished shards stay; press Ctrl-C again to leave now";
     stop::install_signals_saying(stop.clone(), notice)?;
     let (before, total) = progress(&destination);
     tracing::info!("{}", announcement(&destination, before, total));
     let packing = Packing {
         pool: &pool,
         workshop,
-        stop,
+        stop: stop.clone(),
         count: Count::new(screen, "packed", before as u64, total as u64),
         max_bad_fraction: args.max_bad_fraction,
     };
@@ -86,10 +102,7 @@ pub fn run(args: &PackArgs, screen: &Screen) -> Result<Exit> {
         }
         Go::Stop => {
             let (done, total) = progress(&destination);
-            tracing::warn!(
-                "stopped with {done} of {total} images in finished shards; the same command goes \
-                 on from there"
-            );
+            tracing::warn!("stopped with {done} of {total} images in finished shards");
             Ok(Exit::Saved)
         }
     }

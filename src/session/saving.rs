@@ -6,12 +6,13 @@
 use std::path::Path;
 use std::sync::PoisonError;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow};
 
 use super::{Progressing, Session};
 use crate::canonical::{self, Shared, Tensors};
 use crate::checkpoint::{self, Checkpoint, Mark, State};
 use crate::config::{Config, Resume};
+use crate::exit::{Coded, Exit};
 use crate::net::arch::Architecture;
 use crate::net::build::{Plan, Site};
 use crate::params::ParamSpec;
@@ -80,22 +81,19 @@ impl Session<'_> {
     }
 }
 
-/// The run's folder and the checkpoint it goes on from, if any.
-pub(super) fn open_folder(
-    config: &Config,
-    arch: &Architecture,
-) -> Result<(Option<Checkpoint>, RunFolder)> {
+/// The checkpoint that the run goes on from, if any.
+pub(super) fn read_checkpoint(config: &Config, arch: &Architecture) -> Result<Option<Checkpoint>> {
     let dir = config.run_dir();
     let from: Option<&Path> = match &config.run.resume {
         Resume::Off => None,
         Resume::Auto => checkpoint::resolve(&dir).is_some().then_some(&dir),
         Resume::From(path) => Some(path),
     };
-    let resumed = from.map(checkpoint::load).transpose()?;
-    if let Some(checkpoint) = &resumed {
-        let state = &checkpoint.state;
-        ensure!(
-            state.arch == arch.name && state.classes.len() as i64 == arch.classes(),
+    let Some(from) = from else { return Ok(None) };
+    let checkpoint = checkpoint::load(from)?;
+    let state = &checkpoint.state;
+    if state.arch != arch.name || state.classes.len() as i64 != arch.classes() {
+        let error = anyhow!(
             "the checkpoint is of {} with {} classes, and the run of {} with {}; resume with the \
              recipe it was made with, or start from its weights with --init",
             state.arch,
@@ -103,21 +101,27 @@ pub(super) fn open_folder(
             arch.name,
             arch.classes()
         );
-        tracing::info!("resuming after step {}", state.step);
+        return Err(Coded::new(Exit::Usage, error).into());
     }
+    if config.net.init.is_some() {
+        tracing::info!("net.init is not read again: the run goes on from its checkpoint");
+    }
+    tracing::info!("resuming after step {}", state.step);
+    Ok(Some(checkpoint))
+}
+
+/// The run's folder, in which it goes on after `step` steps.
+pub(super) fn open_folder(config: &Config, step: u64) -> Result<RunFolder> {
+    let dir = config.run_dir();
     let goes_on = match &config.run.resume {
         Resume::Off => false,
         Resume::Auto => true,
         Resume::From(path) => lies_in(path, &dir),
     };
-    let folder = match goes_on {
-        true => {
-            let step = resumed.as_ref().map_or(0, |c| c.state.step);
-            RunFolder::resume(&dir, &config.to_toml(), step)?
-        }
-        false => RunFolder::create(&dir, |path| config.of_run_in(path).to_toml())?,
-    };
-    Ok((resumed, folder))
+    match goes_on {
+        true => RunFolder::resume(&dir, &config.of_run_in(&dir).to_toml(), step),
+        false => RunFolder::create(&dir, |path| config.of_run_in(path).to_toml()),
+    }
 }
 
 /// Whether `path` is the folder `dir` or something in it, by whatever name.
