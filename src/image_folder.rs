@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::config::DataConfig;
 use crate::data::{self, GeneratedSpec};
@@ -31,6 +31,12 @@ pub fn locate(config: &DataConfig) -> Result<PathBuf> {
     if !dir.exists() {
         tracing::info!("making {} images in {}", made.train + made.test, dir.display());
     }
-    data::generate(&dir, &spec)?;
+    data::generate(&dir, &spec).with_context(|| {
+        format!(
+            "cannot make images in {}; start the program in a folder with free space that can be written, or \
+             name images with --data",
+            dir.display()
+        )
+    })?;
     Ok(dir)
 }

@@ -7,18 +7,25 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jpeg_encoder::{ColorType, Encoder};
 use rayon::prelude::*;
 
 use super::error::DataError;
 use super::pattern::{CLASSES, draw};
+use crate::folder_lock::FolderLock;
 use crate::random::{Key, Purpose};
 
 /// High enough that fine gratings survive.
 const JPEG_QUALITY: u8 = 92;
 /// The file that records the spec a folder was made from.
 const MARKER: &str = "generated.txt";
+
+/// What the names of folders start with in which a set is being made.
+const SCRATCH: &str = ".generating-";
+/// A folder younger than this may not be locked yet.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// What to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +74,12 @@ pub fn generate(dir: &Path, spec: &GeneratedSpec) -> Result<(), DataError> {
         _ => Path::new("."),
     };
     fs::create_dir_all(parent).map_err(DataError::io("create", parent))?;
+    remove_abandoned(parent);
     let scratch = tempfile::Builder::new()
-        .prefix(".generating-")
+        .prefix(SCRATCH)
         .tempdir_in(parent)
         .map_err(DataError::io("create a folder in", parent))?;
+    let _at_work = at_work(scratch.path());
     let new = scratch.path().join("set");
     write_split(&new.join("train"), spec, 0, spec.num_train)?;
     write_split(&new.join("test"), spec, 1, spec.num_test)?;
@@ -81,6 +90,27 @@ pub fn generate(dir: &Path, spec: &GeneratedSpec) -> Result<(), DataError> {
         Err(_) if is_made_from(dir, spec)? => Ok(()),
         Err(error) => Err(DataError::io("create", dir)(error)),
     }
+}
+
+/// Removes what processes that were killed had begun to make, as far as possible. A folder is locked by its
+/// process right after it is made, so the youngest are left alone.
+fn remove_abandoned(parent: &Path) {
+    let is_old = |path: &Path| {
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > YOUNG))
+    };
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_scratch = entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes());
+        if is_scratch && is_old(&entry.path()) && at_work(&entry.path()).is_ok() {
+            // What stays costs space only.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The mark of a process that is making a set in `scratch`.
+fn at_work(scratch: &Path) -> anyhow::Result<FolderLock> {
+    FolderLock::take(scratch, "making images in", "wait for its end")
 }
 
 /// Whether `dir` was made from `spec`; an empty or missing folder was not.

@@ -1,11 +1,13 @@
 //! The generated set: the same every time, whole or not there.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use super::folder;
 use crate::data::{DataError, GeneratedSpec, Split, generate, open};
+use crate::folder_lock::FolderLock;
 
 const SPEC: GeneratedSpec = GeneratedSpec { seed: 1, size: 16, num_train: 25, num_test: 10 };
 
@@ -39,6 +41,25 @@ fn a_generated_set_opens_as_an_image_folder_with_ten_balanced_classes() {
     }
     let siblings = fs::read_dir(dir.parent().expect("it has one")).expect("a folder").count();
     assert_eq!(siblings, 1, "no scratch folder stays behind");
+}
+
+#[test]
+fn what_a_killed_process_had_begun_is_removed_and_what_a_living_one_makes_is_not() {
+    let parent = folder(&[]);
+    let begun = |name: &str, age: u64| {
+        let path = parent.path().join(name);
+        fs::create_dir(&path).expect("writable");
+        let at = SystemTime::now() - Duration::from_secs(age);
+        File::open(&path).and_then(|dir| dir.set_modified(at)).expect("ours");
+        path
+    };
+    let [killed, living, young] =
+        [(".generating-a", 120), (".generating-b", 120), (".generating-c", 0)]
+            .map(|(name, age)| begun(name, age));
+    let lock = FolderLock::take(&living, "", "").expect("nobody has it");
+    generate(&parent.path().join("set"), &SPEC).expect("a writable place");
+    assert_eq!([&killed, &living, &young].map(|path| path.exists()), [false, true, true]);
+    drop(lock);
 }
 
 #[test]
