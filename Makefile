@@ -32,8 +32,8 @@ build: setup ## build target/release/alexnet-mgpu
 	cargo build $(CARGO_BUILD)
 
 .PHONY: demo
-demo: setup ## train the paper's two columns on generated images, on two devices
-	cargo run $(CARGO_BUILD) -- --config configs/demo.toml --gpus 2 --mode split
+demo: setup ## train the paper's two columns on generated images, on two CPU threads
+	cargo run $(CARGO_BUILD) -- --config configs/demo.toml --device cpu --gpus 2 --mode split
 
 .PHONY: test
 test: setup ## all tests that need no GPU
@@ -59,7 +59,7 @@ check: lint doc test ## what CI runs
 peers: .peers/.installed ## PyTorch to compare with, into .peers (several GB)
 
 .peers/.installed: bench/peers/requirements.txt
-	python3 -m venv .peers || { echo "Debian/Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	python3 -m venv .peers || { echo "Debian/Ubuntu: apt-get install python3-venv python3-dev" >&2; exit 1; }
 	.peers/bin/python -m pip install -r $<
 	touch $@
 
@@ -81,5 +81,9 @@ bench: build $(if $(PEER_VENV),.peers/.installed) ## time a training step agains
 	bench/run-step --peer --batch 64 --precision bf16 --threads $$(nproc)
 
 .PHONY: bench-pipeline
-bench-pipeline: build $(if $(PEER_VENV),.peers/.pipeline-installed) ## time the input pipeline against DALI, FFCV and others
-	bench/run-pipeline
+bench-pipeline: photographs build $(if $(PEER_VENV),.peers/.pipeline-installed) ## time the input pipeline (IMAGES=DIR)
+	bench/run-pipeline --images "$(IMAGES)"
+
+.PHONY: photographs
+photographs:
+	@test -n "$(IMAGES)" || { echo "name photographs: make bench-pipeline IMAGES=DIR, or a tar file" >&2; exit 1; }

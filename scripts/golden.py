@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes tests/golden/reduced_paper.safetensors: what PyTorch computes for a small paper net.
 
 The tests compare this program's losses and gradients with a second implementation that shares none

@@ -18,18 +18,15 @@ use tempfile::TempDir;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_alexnet-mgpu");
 const NUM_IMAGES: usize = 24;
 
-/// An image folder of photographs, real ones if `ALEXNET_SHARED` or `../shared` has them: three
+/// An image folder of photographs, real ones if `ALEXNET_TEST_PHOTOGRAPHS` names a tar file of them: three
 /// classes for training, of which two are tested.
 fn photographs() -> TempDir {
     let root = tempfile::tempdir().expect("a temporary folder");
-    let shared = std::env::var_os("ALEXNET_SHARED").map_or("../shared".into(), PathBuf::from);
-    let path = shared.join("data/imagenet-samples-400.tar");
-    let images = match File::open(&path) {
-        Ok(file) => unpack(file),
-        Err(error) => {
-            eprintln!("{}: {error}; the test uses pictures of its own", path.display());
-            (0..NUM_IMAGES as u16).map(|i| picture(260 + 10 * i, 400 - 7 * i)).collect()
-        }
+    let images = if let Some(path) = std::env::var_os("ALEXNET_TEST_PHOTOGRAPHS") {
+        unpack(File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    } else {
+        eprintln!("ALEXNET_TEST_PHOTOGRAPHS is not set; the test uses pictures of its own");
+        (0..NUM_IMAGES as u16).map(|i| picture(260 + 10 * i, 400 - 7 * i)).collect()
     };
     for (i, bytes) in images.iter().enumerate() {
         let split = if i % 8 < 6 { "train" } else { "val" };

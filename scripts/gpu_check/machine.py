@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 
+from gpus import visible_gpus
+
 from .commands import MOST_SECONDS, Deadline, Server, last_line, run
-from .gpus import visible_gpus
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "bench/peers"

@@ -1,7 +1,8 @@
 """How much memory of the GPU a training step takes, beside PyTorch's."""
 
+from gpus import used_mib
+
 from . import goals
-from .gpus import used_mib
 from .goals import EAGER, LAST, Measured
 from .machine import PEERS
 

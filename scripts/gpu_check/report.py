@@ -6,9 +6,9 @@ import shlex
 import sys
 
 import turns
+from gpus import query
 
 from .commands import OUT_OF_TIME
-from .gpus import query
 
 
 class Report:

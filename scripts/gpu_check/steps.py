@@ -3,9 +3,10 @@
 import statistics
 from dataclasses import dataclass, field
 
+from gpus import query
+
 from . import goals
 from .commands import MOST_SECONDS, MOST_SECONDS_TO_COMPILE, OUT_OF_TIME
-from .gpus import query
 from .goals import COMPILED, EAGER, LAST, Measured
 from .machine import PEERS
 

@@ -242,4 +242,24 @@ mod tests {
             assert_eq!(lookup(&defaults, unknown), Known::Unknown, "{unknown}");
         }
     }
+
+    /// The dotted names of all keys in `table`.
+    fn names(table: &Table, prefix: &str) -> Vec<String> {
+        let name = |(key, value): (&String, &Value)| match value {
+            Value::Table(inner) => names(inner, &format!("{prefix}{key}.")),
+            _ => vec![format!("{prefix}{key}")],
+        };
+        table.iter().flat_map(name).collect()
+    }
+
+    #[test]
+    fn the_reference_tells_of_every_key_and_of_no_other() {
+        let reference = include_str!("../../docs/configuration.md");
+        let rows = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let mut told: Vec<_> = rows.map(str::to_owned).collect();
+        told.sort_unstable();
+        let mut known = names(&default_table(), "");
+        known.sort_unstable();
+        assert_eq!(told, known);
+    }
 }

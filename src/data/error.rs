@@ -161,7 +161,7 @@ pub enum DataError {
     /// More images are bad than the run tolerates.
     #[error(
         "{count} of {len} images cannot be read (at most {limit} tolerated); the first is {first}: \
-         {reason}; repair or remove them, or raise data.max_bad_fraction (--max-bad-fraction)"
+         {reason}; repair or remove them, or raise data.max_bad_fraction (of pack and stats: --max-bad-fraction)"
     )]
     TooManyBad {
         /// Distinct bad images seen.

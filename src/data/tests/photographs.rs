@@ -1,9 +1,10 @@
 //! Photographs in every form of storage make the same batches.
 //!
-//! Real ones if `ALEXNET_SHARED` or `../shared` has them, else pictures made here.
+//! Real ones if `ALEXNET_TEST_PHOTOGRAPHS` names a tar file of them, called `n01440764_….JPEG` by their
+//! class; else pictures made here.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Contents, delivery, drain, folder, jpeg, tar_of, train};
 use crate::data::archive::walk;
@@ -13,23 +14,21 @@ use crate::data::{Split, open};
 type Photographs = Vec<(String, Vec<u8>)>;
 
 fn photographs() -> Photographs {
-    let shared = std::env::var_os("ALEXNET_SHARED").map_or("../shared".into(), PathBuf::from);
-    let path = shared.join("data/imagenet-samples-400.tar");
     let mut found = Photographs::new();
-    match fs::read(&path) {
-        Ok(tar) => walk(&tar, 0..tar.len() as u64, |member| {
+    if let Some(path) = std::env::var_os("ALEXNET_TEST_PHOTOGRAPHS") {
+        let tar = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        walk(&tar, 0..tar.len() as u64, |member| {
             let bytes = &tar[member.bytes.start as usize..member.bytes.end as usize];
             if found.len() < 12 {
                 found.push((member.name[..9].to_owned(), bytes.to_vec()));
             }
             Ok(())
         })
-        .expect("a good tar"),
-        Err(error) => {
-            eprintln!("{}: {error}; the test uses pictures of its own", path.display());
-            let picture = |i: u16| (format!("n{i:08}"), jpeg(300 + 10 * i, 200 + 7 * i, i as u8));
-            found = (0..12).map(picture).collect();
-        }
+        .expect("a good tar");
+    } else {
+        eprintln!("ALEXNET_TEST_PHOTOGRAPHS is not set; the test uses pictures of its own");
+        let picture = |i: u16| (format!("n{i:08}"), jpeg(300 + 10 * i, 200 + 7 * i, i as u8));
+        found = (0..12).map(picture).collect();
     }
     found.sort();
     found.iter().flat_map(|photograph| [photograph.clone(), photograph.clone()]).collect()

@@ -1,6 +1,7 @@
 """What nvidia-smi says of the GPUs that programs see."""
 
 import functools
+import itertools
 import os
 import subprocess
 
@@ -23,13 +24,15 @@ def visible_gpus():
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None or num_gpus == 0:
         return [str(number) for number in range(num_gpus)]
-    return [name.strip() for name in chosen.split(",") if name.strip()]
+    names = [name.strip() for name in chosen.split(",")]
+    # CUDA reads as far as the first that is none; -1 is how people say that there are none at all.
+    return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
 
 
-def query(what):
-    """The first visible GPU's answer."""
-    first = next(iter(visible_gpus()), "0")
-    return nvidia_smi(f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={first}")
+def query(what, gpu=None):
+    """The answer of a GPU, by default of the first visible one."""
+    gpu = gpu or next(iter(visible_gpus()), "0")
+    return nvidia_smi(f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={gpu}")
 
 
 def used_mib():
