@@ -28,6 +28,17 @@ pub enum Diverged {
         /// What the loss is instead.
         loss: f64,
     },
+    /// Weights or the optimizer's state, where the loss was still finite and gradients were not.
+    #[error(
+        "{tensor} is not finite after {num_steps} steps, which are not saved. Lower --lr, lengthen \
+         schedule.warmup_epochs, or resume from an earlier checkpoint if there is one"
+    )]
+    State {
+        /// How many steps have been made.
+        num_steps: u64,
+        /// The first tensor that is not finite.
+        tensor: String,
+    },
     /// What a trained network answers.
     #[error(
         "the model's answers are not numbers: its training had diverged. Use an earlier checkpoint, or \

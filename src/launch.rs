@@ -207,7 +207,7 @@ impl World {
             })
             .build()
             .context("cannot start the threads of a rank")?;
-        let result = pool.install(|| {
+        let compute = || {
             // libtorch gives a thread the latest number set anywhere when the thread first asks for it:
             // ask before setting, or another run in this process decides, and sums round differently.
             tch::get_num_threads();
@@ -221,7 +221,9 @@ impl World {
                 ends.iter().try_for_each(|end| end.finish())?;
             }
             Ok(value)
-        });
+        };
+        // A panic, too, is followed by what comes next.
+        let result = pool.install(|| caught(compute));
         drop(pool);
         // What libraries keep for each thread is given back before the process may end.
         threads.into_iter().for_each(|thread| drop(thread.join()));

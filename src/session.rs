@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::canonical::Shared;
 use crate::checkpoint::Mark;
@@ -195,7 +195,8 @@ impl<'a> Session<'a> {
             }
             let num_queued = batches.num_queued();
             let begun = Instant::now();
-            let Some(batch) = batches.next()? else { break };
+            let batch =
+                batches.next()?.context("the loader ended before the run: this is a defect")?;
             let wait_ms = begun.elapsed().as_secs_f64() * 1e3;
             let lr = at.schedule.rate(step);
             let done = worker.step(&batch, step, lr)?;

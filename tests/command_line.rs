@@ -310,6 +310,17 @@ fn a_run_that_has_diverged_in_its_last_step_is_no_success_and_is_not_saved() {
 }
 
 #[test]
+fn weights_that_are_not_finite_replace_no_checkpoint() {
+    let desk = Desk::new();
+    // Of biases the rate is twice as high, and no number of 32 bits: the loss is told before the update.
+    let every_step = ["--set", "run.checkpoint_steps=1", "--set", "run.keep_last=1"];
+    let mut diverging = desk.train(&every_step);
+    diverging.args(["--lr", "3e38", "--set", "train.max_steps=3"]);
+    fails(&mut diverging, 5, &["not finite after 1 steps", "not saved"]);
+    assert!(!desk.run_dir().join("checkpoints").exists());
+}
+
+#[test]
 fn an_answer_that_nobody_reads_or_has_room_for_ends_without_a_panic() {
     let desk = Desk::new();
     let dry_run = ["--arch", "alexnet-cifar", "--data", "images", "--dry-run"];
@@ -421,6 +432,14 @@ fn slices_count_every_test_image_once_whatever_the_last_batch_leaves_them() {
     }
     let loss = |value: &serde_json::Value| value["loss"].as_f64().expect("a number");
     assert!((loss(&during) - loss(&after)).abs() < 1e-5, "{during} {after}");
+}
+
+#[test]
+fn ranks_without_a_class_of_their_own_train_with_the_others() {
+    let desk = Desk::new();
+    let more_ranks_than_classes = ["--mode", "hybrid", "--gpus", "11", "--batch-size", "11"];
+    succeeds(desk.train(&more_ranks_than_classes).args(["--set", "train.max_steps=1"]));
+    assert_eq!(desk.last_step(), 1);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! ReLU, local response normalisation and max pooling as one pass over a convolution's output.
 //!
 //! A ring of normalised rows, as many as a window is high, is all that lies between the input and
-//! the pooled output (without normalisation, nothing); backward recomputes activations and denominators from the input. Results are
-//! bit for bit those of the three kernels one after another: normalised values and the gradients
-//! between the kernels are rounded to the element type here too, before they are compared or used.
+//! the pooled output (without normalisation, nothing); backward recomputes activations and denominators
+//! from the input. Results are bit for bit those of the three kernels one after another: normalised values
+//! and the gradients between the kernels are rounded to the element type here too, before they are compared
+//! or used.
 
 use super::lrn::Lrn;
 use super::normaliser::{Activation, Normaliser, Relu};

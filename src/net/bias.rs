@@ -29,6 +29,10 @@ pub(super) fn add_and_rectify(x: &mut Tensor, b: &Param) -> Result<()> {
 
 /// Fills the arena's gradient of a bias from that of the sums, `[..., C]`.
 pub(super) fn put_gradient(dx: &Tensor, b: &mut Param) -> Result<()> {
+    // Of a few classes a slice may hold none.
+    if b.grad.numel() == 0 {
+        return Ok(());
+    }
     let dx = dx.f_contiguous()?;
     let Some(on) = engine(dx.device()) else {
         let db = dx.f_view([-1, b.grad.size()[0]])?.f_sum_dim_intlist(
@@ -40,7 +44,7 @@ pub(super) fn put_gradient(dx: &Tensor, b: &mut Param) -> Result<()> {
         return Ok(());
     };
     let num_channels = b.grad.numel();
-    let len = on_gpu::num_partial_sums(dx.numel() / num_channels.max(1), num_channels);
+    let len = on_gpu::num_partial_sums(dx.numel() / num_channels, num_channels);
     by_kind!(dx.kind(), T => {
         type Wide = <T as Real>::Wide;
         let mut partial = Tensor::f_empty([len as i64], (<Wide as Element>::KIND, dx.device()))?;

@@ -2,8 +2,8 @@
 //!
 //! A mask bit is a hash of (seed, step, layer, position in the global batch, unit), so replicas,
 //! columns and resumed runs draw the same masks, and backward draws them again instead of keeping them.
-//! Survivors are doubled in training instead of halved in the test, as is usual today: the expectation,
-//! and the function learned, are the same.
+//! Survivors are divided by their share in training (doubled at the paper's rate of 0.5) instead of halved in the
+//! test, as is usual today: the expectation, and the function learned, are the same.
 
 use std::ops::Range;
 
@@ -35,8 +35,9 @@ impl Dropout {
             return self.apply_on_gpu(&on, x, pass);
         }
         if x.device() != Device::Cpu {
-            let (ones, kind) = (Tensor::f_ones(x.size(), (Kind::Float, Device::Cpu))?, x.kind());
-            return Ok(x * self.apply(&ones, pass)?.to_device(x.device()).to_kind(kind));
+            let ones = Tensor::f_ones(x.size(), (Kind::Float, Device::Cpu))?;
+            let dropped = self.apply(&ones, pass)?.f_eq(0.0)?.f_to_device(x.device())?;
+            return Ok(x.f_mul_scalar(self.rule.scale)?.f_masked_fill(&dropped, 0.0)?);
         }
         let x = x.f_contiguous()?;
         let mut y = x.f_empty_like()?;

@@ -64,7 +64,7 @@ pub enum Images {
     Batch,
 }
 
-/// How far what a layer needs is away.
+/// Whether a layer needs other ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// It is on this rank.

@@ -12,10 +12,11 @@ use super::{Progressing, Session};
 use crate::canonical::{self, Shared, Tensors};
 use crate::checkpoint::{self, Checkpoint, Mark, State};
 use crate::config::{Config, Resume};
+use crate::diverged::Diverged;
 use crate::exit::{Coded, Exit};
 use crate::net::arch::Architecture;
 use crate::net::build::{Plan, Site};
-use crate::params::ParamSpec;
+use crate::params::{ParamSpec, all_finite};
 use crate::pretrained;
 use crate::run_folder::RunFolder;
 use crate::train::Worker;
@@ -37,7 +38,7 @@ pub(super) struct Assembly {
 
 impl Session<'_> {
     /// Brings the canonical tensors together and writes them. Every rank calls it, and nothing is written
-    /// unless the last step has gone well on all of them.
+    /// unless the last step has gone well on all of them and has left finite numbers.
     pub(super) fn save(
         &self,
         worker: &mut Worker,
@@ -55,6 +56,9 @@ impl Session<'_> {
             for (spec, value) in arena.gather_state(tensor, &*place.data)? {
                 parts.push(Part { name: format!("{}.{state}", spec.name), spec, value });
             }
+        }
+        if let Some(bad) = parts.iter().find(|part| !all_finite(&part.value)) {
+            return Err(Diverged::State { num_steps: step, tensor: bad.name.clone() }.into());
         }
         let mut assembly = self.assembly.lock().unwrap_or_else(PoisonError::into_inner);
         assembly.parts.extend(parts);

@@ -1,7 +1,7 @@
 // The last pass over pixels: reflection, padding, lighting, mean and deviation, and the cast (kernels/finish.rs):
 //   out[n, y, x, c] = image[n, top + y, left + x', c] * scale_c + offset_{n, c}
 // with x' = CROP - 1 - x where the window is mirrored, and zero outside the image, which is the top left
-// width x height of its [CROP, CROP, 3] bytes. In fp32 bit for bit the CPU's (not contracted).
+// width x height of its [CROP, CROP, 3] bytes. Bit for bit the CPU's (not contracted).
 //
 // Bytes moved: one read and the size of an element written per value. A thread writes PIXELS neighbouring pixels of
 // the whole batch, 48 bytes. CROP is compiled in.
