@@ -5,6 +5,8 @@
 pub mod cancel;
 #[path = "../../src/data/mod.rs"]
 pub mod data;
+#[path = "../../src/folder_lock.rs"]
+pub mod folder_lock;
 pub mod kernels;
 #[path = "../../src/random.rs"]
 pub mod random;
