@@ -44,9 +44,10 @@ test-gpu: setup ## the tests that need a GPU, and two with NCCL; they fail where
 	cargo test $(CARGO_BUILD) --test cuda_kernels --test collectives -- --ignored
 
 .PHONY: lint
-lint: setup ## rustfmt and clippy, warnings are errors
+lint: setup ## rustfmt and clippy, warnings are errors; the fuzz targets compile
 	cargo fmt --all --check
 	cargo clippy $(CARGO_BUILD) --all-targets -- -D warnings
+	cargo check $(CARGO_FLAGS) --manifest-path fuzz/Cargo.toml --target-dir target/fuzz
 
 .PHONY: doc
 doc: setup ## API docs, broken links are errors

@@ -18,7 +18,8 @@ use clap::{
 
 use crate::{
     config::{
-        Arch, BackendChoice, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision, Wire,
+        Arch, BackendChoice, ConfigError, DeviceChoice, Gpus, MAX_THREADS, Mode, Override,
+        Precision, Wire,
     },
     exit::EXIT_CODES_HELP,
 };
@@ -201,11 +202,19 @@ impl TrainArgs {
             && !self.set.iter().any(sets_data)
     }
 
-    /// The checkpoint whose saved recipe is the one to continue with, because `--resume PATH` names
-    /// it and no `--config` says otherwise.
+    /// The checkpoint whose saved recipe is the one to continue with, because `--resume PATH`, or a `--set` of its
+    /// key, names it and no `--config` says otherwise.
     #[must_use]
     pub fn recipe_checkpoint(&self) -> Option<&Path> {
-        let path = self.resume.as_deref().filter(|path| !matches!(*path, "" | "auto"))?;
+        let mut sets = self.set.iter().rev().filter_map(|text| text.split_once('='));
+        let path = match &self.resume {
+            Some(path) => path,
+            None => sets.find(|(key, _)| key.trim() == "run.resume")?.1.trim(),
+        };
+        let path = path.trim_matches('"');
+        if matches!(path, "" | "auto") {
+            return None;
+        }
         self.config.is_none().then_some(Path::new(path))
     }
 
@@ -257,6 +266,11 @@ fn seconds(text: &str) -> Result<f64, String> {
         true => Ok(seconds),
         false => Err("is not above 0 and at most a day, 86400".into()),
     }
+}
+
+/// A number of threads.
+fn threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(..=MAX_THREADS as u64)
 }
 
 /// A count of at least one.

@@ -140,12 +140,12 @@ fn read_stats(config: &Config) -> Result<Option<Stats>> {
     // A run goes on with the mean image it began with, and so does its model.
     let path = match in_checkpoint(config) {
         Some(path) => path,
-        None => path(&config.data)?,
+        None => path(&config.data),
     };
     if !path.is_file() {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         let missing = DataError::Io { action: "read", path, source: Arc::new(source) };
-        let images = image_folder::locate(&config.data)?;
+        let images = image_folder::folder(&config.data);
         let output = match &config.data.stats {
             StatsFrom::File(path) => format!(" --output {}", path.display()),
             StatsFrom::Imagenet | StatsFrom::Fitted => String::new(),
@@ -164,10 +164,10 @@ fn read_stats(config: &Config) -> Result<Option<Stats>> {
 }
 
 /// Where fitted statistics lie.
-fn path(data: &DataConfig) -> Result<PathBuf> {
+fn path(data: &DataConfig) -> PathBuf {
     match &data.stats {
-        StatsFrom::File(path) => Ok(path.clone()),
-        _ => Ok(image_folder::locate(data)?.join(Stats::FILE)),
+        StatsFrom::File(path) => path.clone(),
+        _ => image_folder::folder(data).join(Stats::FILE),
     }
 }
 

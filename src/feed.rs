@@ -1,11 +1,10 @@
 //! From the configuration to loaders: which images, prepared how, for whom.
 //!
-//! With [`crate::colours`] and [`crate::image_folder`] the only module that knows both the configuration
-//! and the data pipeline.
+//! Where a run's configuration meets the data pipeline; no rank's work is known here.
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tch::Device;
 
 use crate::cancel::Cancel;
@@ -16,6 +15,7 @@ use crate::data::{
     self, DataError, Delivery, EvalLoader, Form, Geometry, Images, Loader, Output, Stats,
     TrainLoader, Views,
 };
+use crate::exit::{Coded, Exit};
 use crate::image_folder;
 use crate::topology::Topology;
 
@@ -41,15 +41,21 @@ impl Feed {
         let colours = Colours::find(config)?;
         let path = image_folder::locate(&config.data)?;
         let data = &config.data;
+        let geometry = Geometry {
+            resize: data.resize as u32,
+            pad: data.pad as u32,
+            crop: data.crop_side(input) as u32,
+        };
+        let unpadded = Geometry { pad: 0, ..geometry };
+        unpadded
+            .check()
+            .context("test images are not padded")
+            .map_err(|e| Coded::new(Exit::Usage, e))?;
         let (train, test) = data::open_both(&path)?;
         Ok(Self {
             train,
             test,
-            geometry: Geometry {
-                resize: data.resize as u32,
-                pad: data.pad as u32,
-                crop: data.crop_side(input) as u32,
-            },
+            geometry,
             colours,
             workers: num_workers(data.workers),
             devices: devices.to_vec(),

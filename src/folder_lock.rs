@@ -10,11 +10,21 @@ use anyhow::{Context, Result, bail};
 pub struct FolderLock {
     /// The folder; the system releases its lock with it, however the process ends.
     _folder: File,
+    effect: Effect,
+}
+
+/// What a lock does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// No other process has the folder.
+    Exclusive,
+    /// The file system has no locks: others may have it.
+    None,
 }
 
 impl FolderLock {
-    /// Takes a folder that no other process has taken. File systems without locks go without. `doing` and
-    /// `advice` are for the message: what the other process does in it, and what to do.
+    /// Takes a folder that no other process has taken, as far as its file system can tell. `doing` and `advice`
+    /// are for the message: what the other process does in it, and what to do.
     ///
     /// # Errors
     /// If another process has it, or there is no such folder.
@@ -24,7 +34,14 @@ impl FolderLock {
             Err(TryLockError::WouldBlock) => {
                 bail!("{}: another process is {doing} it; {advice}", dir.display())
             }
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(Self { _folder: folder }),
+            Ok(()) => Ok(Self { _folder: folder, effect: Effect::Exclusive }),
+            Err(TryLockError::Error(_)) => Ok(Self { _folder: folder, effect: Effect::None }),
         }
+    }
+
+    /// Whether it keeps anybody out.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.effect
     }
 }

@@ -11,17 +11,27 @@ use crate::data::{self, GeneratedSpec};
 /// `data.path` for images made by the program itself.
 pub const GENERATED: &str = "generated";
 
-/// Makes the generated set if it is asked for and not there yet; the folder of the images.
+/// The folder of the images, which a generated set may not have yet.
+#[must_use]
+pub fn folder(config: &DataConfig) -> PathBuf {
+    if config.path != GENERATED {
+        return PathBuf::from(&config.path);
+    }
+    let made = &config.generated;
+    let name = format!("generated-{}px-{}-{}-{}", made.size, made.train, made.test, made.seed);
+    Path::new("data").join(name)
+}
+
+/// The folder of the images; makes the generated set if it is asked for and not there yet.
 ///
 /// # Errors
 /// If the folder cannot be written.
 pub fn locate(config: &DataConfig) -> Result<PathBuf> {
+    let dir = folder(config);
     if config.path != GENERATED {
-        return Ok(PathBuf::from(&config.path));
+        return Ok(dir);
     }
     let made = &config.generated;
-    let name = format!("generated-{}px-{}-{}-{}", made.size, made.train, made.test, made.seed);
-    let dir = Path::new("data").join(name);
     let spec = GeneratedSpec {
         seed: made.seed,
         size: made.size as u32,

@@ -162,6 +162,7 @@ impl World {
             watchdog: Arc::new(Watchdog::new(self.collective_timeout)),
             first_failure: Mutex::new(None),
         };
+        running.watchdog.expect(Axes::members(self.topology));
         let polling = Polling::of(&running.watchdog)?;
         let (done, finished) = bounded::<()>(num_ranks);
         let results: Vec<Option<T>> = std::thread::scope(|scope| {

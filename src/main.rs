@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use alexnet_mgpu::bench;
 use alexnet_mgpu::checkpoint;
 use alexnet_mgpu::cli::{BenchCommand, Cli, Command, GpuCheckCommand, TrainArgs};
-use alexnet_mgpu::config::Config;
+use alexnet_mgpu::config::{Config, Override};
 use alexnet_mgpu::exit::{Exit, exit_of, in_words};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
@@ -64,19 +64,7 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
 
 fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
     let config = match args.recipe_checkpoint() {
-        Some(path) => {
-            let name = path.display().to_string();
-            let recipe = checkpoint::load_state(path)?.config;
-            let saved = Config::from_toml(&name, &recipe, Vec::new())?;
-            // Where the run lies now, which may have been moved.
-            let recipe = match checkpoint::run_folder(path) {
-                Some(folder) if !is_same(&folder, &saved.run_dir()) => {
-                    saved.of_run_in(&folder).to_toml()
-                }
-                _ => recipe,
-            };
-            Config::from_toml(&name, &recipe, args.overrides()?)?
-        }
+        Some(path) => saved_recipe(path, args.overrides()?)?,
         None => Config::load(args)?,
     };
     if args.uses_demo() {
@@ -95,9 +83,17 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
     Ok(outcome.exit)
 }
 
-/// Whether both are names of one folder.
-fn is_same(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+/// The recipe in a checkpoint, for a run in the folder where the checkpoint lies now: it may have been moved.
+fn saved_recipe(checkpoint: &Path, overrides: Vec<Override>) -> Result<Config> {
+    let name = checkpoint.display().to_string();
+    let recipe = checkpoint::load_state(checkpoint)?.config;
+    let saved = Config::from_toml(&name, &recipe, Vec::new())?;
+    let recipe = match checkpoint::run_folder(checkpoint) {
+        Some(now) if saved.run_dir().canonicalize().is_ok_and(|then| then == now) => recipe,
+        Some(now) => saved.of_run_in(&now).to_toml(),
+        None => recipe,
+    };
+    Ok(Config::from_toml(&name, &recipe, overrides)?)
 }
 
 /// Says what came out, where it lies and what can be done with it.
@@ -116,7 +112,7 @@ fn say_what_next(outcome: &Outcome) {
     let image = shell::word(outcome.example.as_deref().unwrap_or(Path::new("IMAGE.jpg")));
     tracing::info!("  {program} predict --model {run} {image}");
     tracing::info!("  {program} draw --model {run} {image}");
-    tracing::info!("  {program} verify --gpus 2");
+    tracing::info!("  {program} verify");
 }
 
 /// Prints the resolved configuration and the network it makes, for `--dry-run`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Command, FromArgMatches, Subcommand};
 
-use super::{positive, seconds};
+use super::{positive, seconds, threads};
 use crate::{
     config::{Arch, BackendChoice, DeviceChoice, Gpus, Mode, Precision, Wire},
     data::{Augment, Output},
@@ -33,7 +33,7 @@ pub struct BenchStepArgs {
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: Precision,
     /// CPU threads in all; 0 is one per core
-    #[arg(long, value_name = "N", default_value = "0")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = threads())]
     pub threads: usize,
     /// N, all, or indices such as 0,1
     #[arg(long, visible_alias = "gpu", value_name = "N|all|0,1", default_value = "1")]
@@ -118,7 +118,7 @@ pub struct BenchPipelineArgs {
     #[arg(value_parser = positive())]
     pub batch: usize,
     /// Threads that decode; 0 is one per core
-    #[arg(long, visible_alias = "workers", value_name = "N", default_value = "0")]
+    #[arg(long, visible_alias = "workers", value_name = "N", default_value = "0", value_parser = threads())]
     pub threads: usize,
     /// How long to measure
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]

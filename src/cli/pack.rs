@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, builder::RangedU64ValueParser};
 
-use super::{fraction, positive};
+use super::{fraction, positive, threads};
 use crate::data::packed::Format;
 
 /// The flags of `pack`.
@@ -32,7 +32,7 @@ pub struct PackArgs {
     #[arg(long, value_name = "N", value_parser = positive())]
     pub shard_images: Option<usize>,
     /// Threads; 0 is one per core
-    #[arg(short = 'j', long, value_name = "N", default_value = "0")]
+    #[arg(short = 'j', long, value_name = "N", default_value = "0", value_parser = threads())]
     pub workers: usize,
     /// Fail if more than this fraction of a split cannot be read; what cannot is left out
     #[arg(long, value_name = "FRACTION", default_value = "0.01", value_parser = fraction)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, builder::RangedU64ValueParser};
 
-use super::{fraction, positive};
+use super::{fraction, positive, threads};
 
 /// The flags of `stats`.
 #[derive(Args, Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct StatsArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Threads; 0 is one per core
-    #[arg(short = 'j', long, value_name = "N", default_value = "0")]
+    #[arg(short = 'j', long, value_name = "N", default_value = "0", value_parser = threads())]
     pub workers: usize,
     /// Fail if more than this fraction of the images cannot be read; what cannot is left out
     #[arg(long, value_name = "FRACTION", default_value = "0.01", value_parser = fraction)]

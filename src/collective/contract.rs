@@ -256,5 +256,13 @@ pub fn shapes(group: &dyn Collective, device: Device) -> Result<()> {
         group.all_to_all(&x, &mut out).is_err(),
     ];
     ensure!(refused == [true; 3], "reduce-scatter, all-gather, all-to-all refused: {refused:?}");
+    let whole = zeros(2 * group.size(), Kind::Float, device);
+    let of_doubles = |len| zeros(len, Kind::Double, device);
+    let refused = [
+        group.reduce_scatter(&whole, &mut of_doubles(2)).is_err(),
+        group.all_gather(&out, &mut of_doubles(2 * group.size())).is_err(),
+        group.all_to_all(&whole, &mut of_doubles(2 * group.size())).is_err(),
+    ];
+    ensure!(refused == [true; 3], "and of other kinds: {refused:?}");
     Ok(())
 }

@@ -182,10 +182,12 @@ impl Collective for InProcess {
     fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
         let len = shard.numel();
         ensure!(
-            out.numel() == len * self.size,
-            "all-gather of {len} elements from {} ranks into {}",
+            out.numel() == len * self.size && out.kind() == shard.kind(),
+            "all-gather of {len} elements {:?} from {} ranks into {} {:?}",
+            shard.kind(),
             self.size,
-            out.numel()
+            out.numel(),
+            out.kind()
         );
         self.count(num_bytes(shard) * (self.size - 1));
         let out = out.view(-1);
@@ -198,10 +200,12 @@ impl Collective for InProcess {
     fn reduce_scatter(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
         let len = out.numel();
         ensure!(
-            x.numel() == len * self.size,
-            "reduce-scatter of {} elements over {} ranks into {len}",
+            x.numel() == len * self.size && out.kind() == x.kind(),
+            "reduce-scatter of {} elements {:?} over {} ranks into {len} {:?}",
             x.numel(),
-            self.size
+            x.kind(),
+            self.size,
+            out.kind()
         );
         self.count(num_bytes(x) * (self.size - 1) / self.size);
         let own = self.rank * len..(self.rank + 1) * len;
@@ -214,11 +218,13 @@ impl Collective for InProcess {
     fn all_to_all(&self, x: &Tensor, out: &mut Tensor) -> Result<()> {
         let len = x.numel() / self.size;
         ensure!(
-            x.numel() == len * self.size && out.numel() == x.numel(),
-            "all-to-all of {} elements among {} ranks into {}",
+            x.numel() == len * self.size && out.numel() == x.numel() && out.kind() == x.kind(),
+            "all-to-all of {} elements {:?} among {} ranks into {} {:?}",
             x.numel(),
+            x.kind(),
             self.size,
-            out.numel()
+            out.numel(),
+            out.kind()
         );
         self.count(num_bytes(x) * (self.size - 1) / self.size);
         let part = |rank: usize| rank * len..(rank + 1) * len;

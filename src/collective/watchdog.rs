@@ -179,6 +179,9 @@ pub struct Watchdog {
 
 #[derive(Default)]
 struct State {
+    /// Who is to come.
+    expected: Vec<Member>,
+    /// Who has.
     observed: Vec<Observed>,
     /// The first error a poll has found.
     broken: Option<Stuck>,
@@ -199,6 +202,11 @@ impl Watchdog {
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self { limit, state: Mutex::default() }
+    }
+
+    /// Expects these ends to come: one that does not is named where the others wait for it.
+    pub fn expect(&self, members: impl IntoIterator<Item = Member>) {
+        self.lock().expected.extend(members);
     }
 
     /// Watches one more end from now on. Once the others have been aborted, it is at once.
@@ -245,12 +253,12 @@ impl Watchdog {
             }
         }
         let (member, operation) = late?;
-        let missing = missing(&state.observed, member, operation.number);
+        let missing = state.missing(member, operation.number);
         Some(Stuck { member, operation, why: Why::Late { limit: self.limit, missing } })
     }
 
     /// Ends every wait of every rank, those that are yet to join included, and returns once that is done
-    /// or `patience` has passed; which of the two. An abort of NCCL has been seen to hang, so each has a
+    /// or `patience` has passed; which of the two. An abort of NCCL may hang, so each has a
     /// thread, which a hanging one keeps.
     pub fn abort_all(&self, patience: Duration) -> Aborts {
         let ends: Vec<_> = {
@@ -259,6 +267,7 @@ impl Watchdog {
             state.observed.iter().map(|one| Arc::clone(&one.end)).collect()
         };
         let (done, finished) = bounded::<()>(0);
+        let mut all_begun = true;
         for end in ends {
             let done = done.clone();
             let abort = move || {
@@ -267,13 +276,14 @@ impl Watchdog {
             };
             if let Err(error) = std::thread::Builder::new().name("abort".into()).spawn(abort) {
                 tracing::error!("cannot start a thread to end the collectives: {error}");
+                all_begun = false;
             }
         }
         drop(done);
         // Nothing is ever sent: the channel closes when the last abort is done.
         match finished.recv_timeout(patience) {
-            Err(RecvTimeoutError::Timeout) => Aborts::Hang,
-            _ => Aborts::Done,
+            Ok(()) | Err(RecvTimeoutError::Disconnected) if all_begun => Aborts::Done,
+            Ok(()) | Err(_) => Aborts::Hang,
         }
     }
 
@@ -293,17 +303,19 @@ fn idle(journal: &Journal) -> Operation {
     }
 }
 
-/// The ranks of `member`'s group that have not begun operation `number`.
-fn missing(observed: &[Observed], member: Member, number: u64) -> Vec<usize> {
-    let journals = observed.iter().map(|one| one.end.journal());
-    journals
-        .filter(|journal| {
-            let other = journal.member;
-            (other.axis, other.group) == (member.axis, member.group)
-                && journal.num_begun() <= number
-        })
-        .map(|journal| journal.member.rank)
-        .collect()
+impl State {
+    /// The ranks of `member`'s group that have not begun operation `number`.
+    fn missing(&self, member: Member, number: u64) -> Vec<usize> {
+        let is_peer = |other: &Member| (other.axis, other.group) == (member.axis, member.group);
+        let journals = || self.observed.iter().map(|one| one.end.journal());
+        let has_come = |rank| journals().any(|j| is_peer(&j.member) && j.member.rank == rank);
+        let not_come = self.expected.iter().filter(|one| is_peer(one) && !has_come(one.rank));
+        let late = journals().filter(|j| is_peer(&j.member) && j.num_begun() <= number);
+        let mut ranks: Vec<_> =
+            late.map(|j| j.member.rank).chain(not_come.map(|one| one.rank)).collect();
+        ranks.sort_unstable();
+        ranks
+    }
 }
 
 #[cfg(test)]

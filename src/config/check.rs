@@ -12,10 +12,12 @@ use super::{
         Config, DataConfig, DevicesConfig, NetConfig, RunConfig, ScheduleConfig, TrainConfig,
     },
 };
-use crate::data::Augment;
+use crate::data::{Augment, GeneratedSpec};
 
 /// More threads than this is a slip of the finger.
-const MAX_THREADS: usize = 4096;
+pub(crate) const MAX_THREADS: usize = 4096;
+/// More epochs than this is one, too; and steps can be counted.
+const MAX_EPOCHS: usize = 1_000_000_000;
 /// The largest side of an image, in pixels, that the recipe may ask for.
 const MAX_SIDE: usize = 4096;
 /// More batches than this in flight would only fill memory.
@@ -84,6 +86,7 @@ fn run(run: &RunConfig) -> Check {
         output_dir,
         "must name a folder; write \".\" for the current one",
     )?;
+    at_most("run.checkpoint_epochs", run.checkpoint_epochs, MAX_EPOCHS)?;
     at_least_one("run.keep_last", run.keep_last)?;
     at_least_one("run.log_steps", run.log_steps)
 }
@@ -136,10 +139,10 @@ fn data(data: &DataConfig) -> Check {
     at_most("data.crop", data.crop, MAX_SIDE)?;
     at_most("data.pad", data.pad, MAX_SIDE)?;
     require(
-        data.resize == 0 || data.crop <= data.resize + 2 * data.pad,
+        data.resize == 0 || data.crop <= data.resize,
         "data.crop",
         data.crop,
-        "must fit in the image: at most data.resize + 2 data.pad; lower it or raise data.resize",
+        "must fit in a test image, which is not padded: at most data.resize; lower it or raise data.resize",
     )?;
     require(
         data.augment != Augment::Torchvision || data.pad == 0,
@@ -153,10 +156,17 @@ fn data(data: &DataConfig) -> Check {
     at_most("data.depth", data.depth, MAX_DEPTH)?;
     below_one("data.max_bad_fraction", data.max_bad_fraction)?;
     let made = &data.generated;
-    at_least_one("data.generated.size", made.size)?;
-    at_most("data.generated.size", made.size, MAX_SIDE)?;
-    at_least_one("data.generated.train", made.train)?;
-    at_least_one("data.generated.test", made.test)?;
+    let (least, most) = (*GeneratedSpec::SIZES.start(), *GeneratedSpec::SIZES.end());
+    require(
+        u32::try_from(made.size).is_ok_and(|size| GeneratedSpec::SIZES.contains(&size)),
+        "data.generated.size",
+        made.size,
+        &format!("must be {least} to {most} pixels"),
+    )?;
+    let classes = format!("must be {0} or more: there are {0} classes", GeneratedSpec::NUM_CLASSES);
+    for (key, num) in [("data.generated.train", made.train), ("data.generated.test", made.test)] {
+        require(num >= GeneratedSpec::NUM_CLASSES, key, num, &classes)?;
+    }
     seed("data.generated.seed", made.seed)
 }
 
@@ -202,6 +212,8 @@ fn colours(data: &DataConfig) -> Check {
 fn train(train: &TrainConfig) -> Check {
     at_least_one("train.batch_size", train.batch_size)?;
     at_least_one("train.epochs", train.epochs)?;
+    at_most("train.epochs", train.epochs, MAX_EPOCHS)?;
+    at_most("train.eval_epochs", train.eval_epochs, MAX_EPOCHS)?;
     let positive = train.lr.is_finite() && train.lr > 0.0;
     require(
         positive,

@@ -31,6 +31,8 @@ pub struct Override {
     origin: Origin,
     key: String,
     value: Value,
+    /// As the user wrote it, for keys that are text.
+    word: Option<String>,
 }
 
 impl Override {
@@ -47,7 +49,7 @@ impl Override {
         let Some(value) = value else { return Ok(None) };
         let origin = Origin::Flag(flag);
         match Value::try_from(value) {
-            Ok(value) => Ok(Some(Self { origin, key: key.into(), value })),
+            Ok(value) => Ok(Some(Self { origin, key: key.into(), value, word: None })),
             Err(error) => {
                 let message = format!("cannot be saved with the run: {error}");
                 Err(ConfigError::WrongType { origin, key: key.into(), message })
@@ -67,7 +69,8 @@ impl Override {
             return Err(bad());
         }
         let value = set_value(raw);
-        Ok(Self { origin: Origin::Set(text.into()), key: key.into(), value })
+        let (origin, word) = (Origin::Set(text.into()), Some(raw.to_owned()));
+        Ok(Self { origin, key: key.into(), value, word })
     }
 }
 
@@ -208,7 +211,7 @@ fn apply(
     let defaults = keys::default_table();
     let mut config = config.clone();
     let mut table = Table::try_from(&config).map_err(|error| unsaved(&error))?;
-    for Override { origin, key, value } in overrides {
+    for Override { origin, key, value, word } in overrides {
         match keys::lookup(&defaults, &key) {
             Known::Key => {}
             Known::Section => {
@@ -220,7 +223,7 @@ fn apply(
                 return Err(ConfigError::UnknownKey { origin, key, hint });
             }
         }
-        insert(&mut table, &key, value);
+        insert(&mut table, &key, value, word);
         config = match table.clone().try_into() {
             Ok(config) => config,
             Err(error) => {
@@ -244,16 +247,19 @@ fn unsaved(error: &toml::ser::Error) -> ConfigError {
 
 /// Writes a known key. A word may stand where text is wanted although TOML reads it as something
 /// else: `--set run.name=7`.
-fn insert(table: &mut Table, key: &str, value: Value) {
+fn insert(table: &mut Table, key: &str, value: Value, word: Option<String>) {
     let Some((section, rest)) = key.split_once('.') else {
         let text = table.get(key).is_some_and(Value::is_str);
         let plain = matches!(value, Value::Integer(_) | Value::Float(_) | Value::Boolean(_));
-        let value = if text && plain { Value::String(value.to_string()) } else { value };
+        let value = match word {
+            Some(word) if text && plain => Value::String(word),
+            _ => value,
+        };
         table.insert(key.into(), value);
         return;
     };
     if let Some(Value::Table(inner)) = table.get_mut(section) {
-        insert(inner, rest, value);
+        insert(inner, rest, value, word);
     }
 }
 

@@ -13,6 +13,7 @@ mod keys;
 mod layers;
 mod schema;
 
+pub(crate) use check::MAX_THREADS;
 pub use choices::{
     Algorithms, Arch, BackendChoice, DeviceChoice, Finish, Input, Mode, Optimizer, Precision,
     Resume, ScheduleKind, Wire,

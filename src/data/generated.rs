@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use rayon::prelude::*;
 
 use super::error::DataError;
 use super::pattern::{CLASSES, draw};
-use crate::folder_lock::FolderLock;
+use crate::folder_lock::{Effect, FolderLock};
 use crate::random::{Key, Purpose};
+use crate::replace;
 
 /// High enough that fine gratings survive.
 const JPEG_QUALITY: u8 = 92;
@@ -32,17 +34,22 @@ const YOUNG: Duration = Duration::from_secs(60);
 pub struct GeneratedSpec {
     /// The seed of every picture.
     pub seed: u64,
-    /// The side of the pictures, in pixels, 8 to 1024.
+    /// The side of the pictures, in pixels, one of [`GeneratedSpec::SIZES`].
     pub size: u32,
-    /// Training images, over ten classes in turn, at least 10.
+    /// Training images, over the classes in turn, at least [`GeneratedSpec::NUM_CLASSES`].
     pub num_train: usize,
     /// Test images, likewise.
     pub num_test: usize,
 }
 
 impl GeneratedSpec {
+    /// The sides that pictures can have.
+    pub const SIZES: RangeInclusive<u32> = 8..=1024;
+    /// The classes that there are pictures of.
+    pub const NUM_CLASSES: usize = CLASSES.len();
+
     fn check(&self) -> Result<(), DataError> {
-        let reason = if !(8..=1024).contains(&self.size) {
+        let reason = if !Self::SIZES.contains(&self.size) {
             format!("size {} must be 8 to 1024 pixels", self.size)
         } else if self.num_train < CLASSES.len() || self.num_test < CLASSES.len() {
             let Self { num_train, num_test, .. } = self;
@@ -69,10 +76,7 @@ pub fn generate(dir: &Path, spec: &GeneratedSpec) -> Result<(), DataError> {
     if is_made_from(dir, spec)? {
         return Ok(());
     }
-    let parent = match dir.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let parent = replace::folder(dir);
     fs::create_dir_all(parent).map_err(DataError::io("create", parent))?;
     remove_abandoned(parent);
     let scratch = tempfile::Builder::new()
@@ -101,7 +105,11 @@ fn remove_abandoned(parent: &Path) {
     };
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_scratch = entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes());
-        if is_scratch && is_old(&entry.path()) && at_work(&entry.path()).is_ok() {
+        let is_abandoned = || {
+            is_old(&entry.path())
+                && at_work(&entry.path()).is_ok_and(|lock| lock.effect() == Effect::Exclusive)
+        };
+        if is_scratch && is_abandoned() {
             // What stays costs space only.
             let _ = fs::remove_dir_all(entry.path());
         }

@@ -56,6 +56,9 @@ impl ByteArray<'_> {
 
     /// Appends the array row by row.
     pub(super) fn append_to(&self, rows: &mut Vec<u8>) {
+        if self.bytes.is_empty() {
+            return; // rows without bytes, as many as a file likes
+        }
         match self.order {
             Order::Rows => rows.extend_from_slice(self.bytes),
             Order::Columns => rows.extend(
@@ -145,5 +148,18 @@ impl<'a> Pickle<'a> {
             }
             _ => Err(wrong()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_bytes_append_nothing() {
+        let (mut rows, order) = (vec![7], Order::Columns);
+        let (num_rows, row_bytes) = (usize::MAX, 0);
+        ByteArray { num_rows, row_bytes, order, bytes: &[] }.append_to(&mut rows);
+        assert_eq!(rows, [7]);
     }
 }

@@ -154,16 +154,21 @@ fn tars(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
 /// The shards of training and of testing, by their names. Those of `val` are taken before `test`.
 fn by_split(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let named = |word: &str| -> Vec<PathBuf> {
-        let has = |path: &&PathBuf| {
-            let file = path.file_name().unwrap_or_default().to_string_lossy();
-            let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
-            file.contains(word) || !file.contains("train") && folder == word
-        };
-        paths.iter().filter(has).cloned().collect()
+        paths.iter().filter(|path| split_of(path) == Some(word)).cloned().collect()
     };
     let val = named("val");
     let test = if val.is_empty() { named("test") } else { val };
     (named("train"), test)
+}
+
+/// The split that a shard's name says it is of, or else its folder's. The first word counts of a name that holds
+/// several, such as `carnival-train`.
+fn split_of(path: &Path) -> Option<&'static str> {
+    const WORDS: [&str; 3] = ["train", "val", "test"];
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+    let in_name = WORDS.into_iter().find(|word| file.contains(word));
+    in_name.or_else(|| WORDS.into_iter().find(|word| folder == *word))
 }
 
 /// Indexes shards, several at a time.

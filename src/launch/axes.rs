@@ -47,6 +47,21 @@ impl Axes {
         Ok(Self { data: groups(Axis::Data)?, columns: groups(Axis::Columns)? })
     }
 
+    /// Every end that ranks will have of groups with peers.
+    pub(super) fn members(topology: Topology) -> impl Iterator<Item = Member> {
+        [Axis::Data, Axis::Columns]
+            .into_iter()
+            .filter(move |axis| topology.groups(*axis).1 > 1)
+            .flat_map(move |axis| {
+                let of = move |rank| Member {
+                    rank,
+                    axis: in_words(axis),
+                    group: topology.seat(axis, rank).group,
+                };
+                (0..topology.num_ranks()).map(of)
+            })
+    }
+
     /// The place of `rank`, made on its thread, and what is to be finished after its work.
     ///
     /// # Errors
@@ -70,9 +85,17 @@ impl Axes {
         };
         // In this order on every rank: joining waits for the others.
         let seat = |axis| world.topology.seat(axis, rank);
-        let data = joining.join(&self.data, "data", seat(Axis::Data))?;
-        let columns = joining.join(&self.columns, "column", seat(Axis::Columns))?;
+        let data = joining.join(&self.data, Axis::Data, seat(Axis::Data))?;
+        let columns = joining.join(&self.columns, Axis::Columns, seat(Axis::Columns))?;
         Ok((Place { rank, replica, column, device, data, columns, step }, joining.ends))
+    }
+}
+
+/// The axis in messages.
+fn in_words(axis: Axis) -> &'static str {
+    match axis {
+        Axis::Data => "data",
+        Axis::Columns => "column",
     }
 }
 
@@ -93,10 +116,10 @@ impl Joining<'_> {
     fn join(
         &mut self,
         groups: &[Group],
-        axis: &'static str,
+        axis: Axis,
         Seat { group, position }: Seat,
     ) -> Result<Box<dyn Collective>> {
-        let member = Member { rank: self.rank, axis, group };
+        let member = Member { rank: self.rank, axis: in_words(axis), group };
         let journal = Journal::new(member, Arc::clone(&self.step));
         match &groups[group] {
             Group::Alone => Ok(Box::new(Solo)),

@@ -68,6 +68,19 @@ fn operations_that_end_in_time_are_never_in_trouble() {
 }
 
 #[test]
+fn a_rank_that_has_not_even_joined_its_group_is_named() {
+    let watchdog = Watchdog::new(LIMIT);
+    let ends = [0, 1].map(|rank| fake(rank, None));
+    watchdog.expect(ends.iter().map(|end| end.journal.member));
+    watchdog.watch(ends[0].clone());
+    ends[0].journal.begin("all-reduce", 8);
+    let Why::Late { missing, .. } = ticks_until_stuck(&watchdog).1.why else {
+        panic!("it is late")
+    };
+    assert_eq!(missing, [1]);
+}
+
+#[test]
 fn a_late_operation_is_named_with_the_ranks_that_have_not_begun_it() {
     let (watchdog, ends) = three();
     for end in &ends {

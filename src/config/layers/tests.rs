@@ -125,7 +125,9 @@ fn a_value_out_of_range_is_reported_where_it_was_written() {
         ("[data]\ncomponents = [[1,1,0,0], [1,0,1,0], [1,0,1,1]]", "a direction of length 1"),
         ("[data]\naugment = \"torchvision\"\npad = 4", "x.toml:3: data.pad = 4: "),
         ("[net]\narch = \"alexnet-cifar\"\ninput = \"227\"", "x.toml:3: net.input = 227: "),
-        ("[data]\ncrop = 300", "data.crop = 300: must fit in the image"),
+        ("[data]\ncrop = 300", "data.crop = 300: must fit in a test image"),
+        ("[data.generated]\nsize = 2000", "data.generated.size = 2000: must be 8 to 1024"),
+        ("[data.generated]\ntest = 9", "data.generated.test = 9: must be 10 or more"),
         ("[devices]\ngpus = 2", "add --mode data-parallel or --mode split"),
         ("[devices]\nmode = \"split\"", "default: devices.gpus = 1"),
         ("[schedule]\nat = [3, 3]", "schedule.at = [3, 3]"),
@@ -148,7 +150,7 @@ fn a_set_may_leave_out_the_quotes_and_takes_any_toml_value() {
         "--set=devices.gpus=0,1",
         "--set=devices.mode=\"split\"",
         "--set=schedule.at=[1, 2]",
-        "--set=run.name=7",
+        "--set=run.name=1e3",
         "--set= train.lr = 1 ",
         "--set=data.generated.size=16",
     ])
@@ -157,7 +159,7 @@ fn a_set_may_leave_out_the_quotes_and_takes_any_toml_value() {
     assert_eq!(config.devices.gpus, Gpus::List(vec![0, 1]));
     assert_eq!(config.devices.mode, Mode::Split);
     assert_eq!(config.schedule.at, [1, 2]);
-    assert_eq!(config.run.name, "7");
+    assert_eq!(config.run.name, "1e3");
     assert_eq!(config.train.lr, 1.0);
     assert_eq!(config.data.generated.size, 16);
     for bad in ["train.lr", "=1", ""] {
@@ -194,6 +196,8 @@ fn without_data_or_recipe_the_demonstration_is_trained_and_with_data_the_paper()
     assert_eq!(paper.data.path, "imagenet");
     assert!(!train_args(&["--set", "data.path=x"]).uses_demo());
     assert!(!train_args(&["--resume", "runs/x"]).uses_demo());
+    assert!(!train_args(&["--set", "run.resume=runs/x"]).uses_demo());
+    assert!(train_args(&["--resume", "auto", "--set", "run.resume=runs/x"]).uses_demo());
     assert!(train_args(&["--resume", "auto"]).uses_demo());
 }
 

@@ -80,6 +80,22 @@ fn a_pattern_a_folder_and_folders_of_splits_name_the_same_images() {
 }
 
 #[test]
+fn no_shard_is_of_two_splits_whatever_else_its_name_holds() {
+    let [learnt, tested] = [shard(&[("x", "0"), ("y", "1")]), shard(&[("v", "1")])];
+    for (train, test) in [
+        ("carnival-train-0.tar", "carnival-val-0.tar"),
+        ("latest-train-0.tar", "latest-test-0.tar"),
+        ("train/val-train-0.tar", "train/val-0.tar"),
+    ] {
+        let root = folder(&[(train, &learnt), (test, &tested)]);
+        let root = root.path().join(Path::new(train).parent().expect("a relative path"));
+        let of = |split| contents(&*open(&root, split).expect("good shards"));
+        assert_eq!(of(Split::Train), pairs(&[("0", "x"), ("1", "y")]), "{train}");
+        assert_eq!(of(Split::Test), pairs(&[("1", "v")]), "{test}");
+    }
+}
+
+#[test]
 fn a_file_of_class_names_says_what_labels_mean() {
     let json =
         br#"{"0": ["n0", "zero"], "2": ["n2", "two"], "1": ["n1", "one"], "3": ["n3", "x"]}"#;
