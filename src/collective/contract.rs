@@ -25,7 +25,7 @@ pub const CLAUSES: [(&str, Clause); 11] = [
     ("results take part in what is computed next", computing_on),
     ("what was begun is complete after a flush", beginning),
     ("bytes sent are those of the documented algorithms", sent_bytes),
-    ("shapes that do not fit the group are errors", shapes),
+    ("shapes and kinds that do not fit are errors", shapes),
 ];
 
 /// `[len]`: the rank's digit in front, the element's index behind: 2003 is element 3 of rank 2.
@@ -263,6 +263,6 @@ pub fn shapes(group: &dyn Collective, device: Device) -> Result<()> {
         group.all_gather(&out, &mut of_doubles(2 * group.size())).is_err(),
         group.all_to_all(&whole, &mut of_doubles(2 * group.size())).is_err(),
     ];
-    ensure!(refused == [true; 3], "and of other kinds: {refused:?}");
+    ensure!(refused == [true; 3], "the same with other kinds refused: {refused:?}");
     Ok(())
 }
