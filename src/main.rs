@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     openmp::wait_asleep();
     torch_ext::keep_freed_memory();
+    torch_ext::grow_memory_in_place();
     let level = cli.verbosity.level().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
     let command = cli.into_command().unwrap_or_else(|error| error.exit());
     let result = init_logging(level).and_then(|(screen, log)| execute(command, &screen, &log));

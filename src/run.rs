@@ -79,6 +79,7 @@ pub fn world(config: &Config) -> Result<World> {
     torch_ext::set_algorithms(match asked.algorithms {
         AlgorithmsChoice::Fastest => Algorithms::Fastest,
         AlgorithmsChoice::Deterministic => Algorithms::Deterministic,
+        AlgorithmsChoice::Exact => Algorithms::Exact,
     });
     let threads = device::threads_per_device(asked.threads, devices.len());
     Ok(World {

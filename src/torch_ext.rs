@@ -12,6 +12,7 @@ pub mod upload;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail, ensure};
 use tch::{Device, Tensor};
@@ -77,6 +78,8 @@ unsafe extern "C" {
     fn set_allow_tf32_cudnn(context: *mut c_void, allow: bool);
     #[link_name = "_ZN2at7Context18setAllowTF32CuBLASEb"]
     fn set_allow_tf32_cublas(context: *mut c_void, allow: bool);
+    #[link_name = "_ZN2at7Context19setUserEnabledCuDNNEb"]
+    fn set_user_enabled_cudnn(context: *mut c_void, enabled: bool);
     #[link_name = "_ZN2at7Context17setBenchmarkCuDNNEb"]
     fn set_benchmark_cudnn(context: *mut c_void, benchmark: bool);
     #[link_name = "_ZN2at7Context21setDeterministicCuDNNEb"]
@@ -251,14 +254,27 @@ pub enum Products {
     Tf32,
 }
 
+/// What was chosen: libtorch's own getter throws where its flags contradict each other.
+static TF32: AtomicBool = AtomicBool::new(false);
+
 /// Chooses for the whole process; libtorch itself would use the shorter ones in convolutions only.
 pub fn set_products(products: Products) {
     let tf32 = products == Products::Tf32;
+    TF32.store(tf32, Ordering::Relaxed);
     // SAFETY: the context lives as long as the process; the setters write one flag each.
     unsafe {
         let context = global_context();
         set_allow_tf32_cudnn(context, tf32);
         set_allow_tf32_cublas(context, tf32);
+    }
+}
+
+/// What was chosen.
+#[must_use]
+pub fn products() -> Products {
+    match TF32.load(Ordering::Relaxed) {
+        true => Products::Tf32,
+        false => Products::Exact,
     }
 }
 
@@ -268,18 +284,22 @@ pub enum Algorithms {
     /// The fastest of those cuDNN has, by trying them when it first sees a shape. Some add numbers up in
     /// the order in which they come.
     Fastest,
-    /// Those that give the same bits in every run.
+    /// Those of cuDNN's that give the same bits in every run.
     Deterministic,
+    /// libtorch's own, which unfold the map and multiply matrices: the same bits in every run, and all the bits
+    /// that 32-bit floats have, of which some of cuDNN's lose a few. Slow.
+    Exact,
 }
 
 /// Chooses for the whole process.
 pub fn set_algorithms(algorithms: Algorithms) {
-    let deterministic = algorithms == Algorithms::Deterministic;
+    let fastest = algorithms == Algorithms::Fastest;
     // SAFETY: as in `set_products`.
     unsafe {
         let context = global_context();
-        set_benchmark_cudnn(context, !deterministic);
-        set_deterministic_cudnn(context, deterministic);
+        set_user_enabled_cudnn(context, algorithms != Algorithms::Exact);
+        set_benchmark_cudnn(context, fastest);
+        set_deterministic_cudnn(context, !fastest);
     }
 }
 
@@ -293,6 +313,18 @@ pub fn keep_freed_memory() {
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, c_int::MAX);
+    }
+}
+
+/// Lets libtorch's memory on GPUs grow in place instead of segment by segment, unless the environment has
+/// something to say of it: what is free between segments is of no use to a larger tensor.
+pub fn grow_memory_in_place() {
+    const NAMES: [&CStr; 2] = [c"PYTORCH_ALLOC_CONF", c"PYTORCH_CUDA_ALLOC_CONF"];
+    // SAFETY: called before any thread is started, so that nobody reads or writes the environment meanwhile.
+    unsafe {
+        if NAMES.iter().all(|name| libc::getenv(name.as_ptr()).is_null()) {
+            libc::setenv(NAMES[0].as_ptr(), c"expandable_segments:True".as_ptr(), 0);
+        }
     }
 }
 

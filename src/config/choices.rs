@@ -75,8 +75,10 @@ pub enum DeviceChoice {
 pub enum Algorithms {
     /// The fastest, found by trying.
     Fastest,
-    /// Those that give the same bits in every run.
+    /// Those of cuDNN's that give the same bits in every run.
     Deterministic,
+    /// The same bits in every run, and all that fp32 has: without cuDNN, slow.
+    Exact,
 }
 
 /// What carries data between devices.

@@ -84,8 +84,8 @@ pub struct DevicesConfig {
     pub backend: BackendChoice,
     /// Seconds that one exchange between devices may take before the run is given up.
     pub collective_timeout_s: usize,
-    /// The algorithms of convolutions on GPUs: `fastest`, or `deterministic`, with which a run that is
-    /// repeated or resumed has the same bits.
+    /// The algorithms of convolutions on GPUs: `fastest`; `deterministic`, with which a run that is
+    /// repeated or resumed has the same bits; `exact`, which also has every bit of fp32, and is slow.
     pub algorithms: Algorithms,
     /// CPU threads in all; 0: as many as the machine has cores.
     pub threads: usize,

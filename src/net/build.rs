@@ -20,6 +20,7 @@ use super::gather::{Gather, GatherGradient, Parts};
 use super::linear::Linear;
 use super::lrn::Lrn;
 use super::pool::MaxPool;
+use super::product::on_tensor_cores;
 use super::relu::Relu;
 use super::scatter::Scatter;
 use super::{Images, Layer, Net};
@@ -202,7 +203,7 @@ fn groups_on_gpu(arena: &Arena, weights: usize) -> Groups {
     let shape = &arena.specs()[weights].shape;
     let is_large = shape.last().is_some_and(|&side| side > 3);
     match arena.weights.kind() {
-        Kind::BFloat16 => Groups::AsOne,
+        kind if on_tensor_cores(kind) => Groups::AsOne,
         // Of large filters cuDNN's time hardly depends on the channels.
         Kind::Float if is_large => Groups::AsOne,
         _ => Groups::Apart,

@@ -9,11 +9,11 @@ mod fold;
 use std::ops::Range;
 
 use anyhow::Result;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use self::as_one::AsOne;
 use self::fold::Fold;
-use super::product::operand;
+use super::product::{on_tensor_cores, operand};
 use super::{Layer, Mode, Pass, kept};
 use crate::cuda;
 use crate::params::Param;
@@ -71,13 +71,15 @@ impl Conv {
         geometry: ConvGeometry,
         input: InputGradient,
     ) -> Self {
-        // Few channels leave vector and matrix units idle. A folded input has no gradient, and folding takes a kernel
-        // of ours.
+        // Few channels leave a CPU's vector units and a GPU's tensor cores idle. A folded input has no gradient, and
+        // folding takes a kernel of ours.
+        let device = w.weight.device();
         let folds = geometry.stride > 1
             && geometry.groups == 1
             && w.weight.size()[1] < 16
             && input == InputGradient::Unused
-            && cuda::runs_own_kernels(w.weight.device());
+            && cuda::runs_own_kernels(device)
+            && (device == Device::Cpu || on_tensor_cores(w.weight.kind()));
         let form = match folds {
             true => Form::Folded(Fold { kernel: w.weight.size()[3], geometry, fill: 0 }),
             false => Form::Plain,

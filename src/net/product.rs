@@ -8,10 +8,20 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
+use crate::torch_ext::{self, Products};
+
 /// The tensor as its products are computed from it: itself, or what it is in fp32.
 pub(super) fn operand(x: &Tensor) -> Result<Tensor> {
     let is_slow = x.kind() == Kind::BFloat16 && x.device() == Device::Cpu && !multiplies_bf16();
     Ok(if is_slow { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() })
+}
+
+/// Whether GPUs multiply numbers of this kind by their tensor cores.
+pub(super) fn on_tensor_cores(kind: Kind) -> bool {
+    match kind {
+        Kind::Float => torch_ext::products() == Products::Tf32,
+        kind => kind == Kind::BFloat16,
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

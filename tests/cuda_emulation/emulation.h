@@ -18,7 +18,7 @@
 #define __global__
 #define __grid_constant__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct Index {
     unsigned x, y, z;

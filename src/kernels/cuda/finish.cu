@@ -3,8 +3,9 @@
 // with x' = CROP - 1 - x where the window is mirrored, and zero outside the image, which is the top left
 // width x height of its [CROP, CROP, 3] bytes. Bit for bit the CPU's (not contracted).
 //
-// Bytes moved: one read and the size of an element written per value. A thread writes PIXELS neighbouring pixels of
-// the whole batch, 48 bytes. CROP is compiled in.
+// Bytes moved: one read and the size of an element written per value. A thread writes VALUES neighbouring values of
+// the whole batch, wherever in a pixel they begin: what a warp reads and writes lies side by side.
+// VALUES and CROP are compiled in.
 
 // In pixels of the image; left and top are negative where the window begins in the padding.
 struct Window {
@@ -15,96 +16,132 @@ struct Channels {
     float at[3];
 };
 
-constexpr int VALUES = 3 * PIXELS;
-// Words in which as many bytes lie wherever they begin.
-constexpr int WORDS = (VALUES + 3) / 4 + 1;
+constexpr unsigned IMAGE = CROP * CROP * 3;
+// As many pixels as hold VALUES values wherever in the first these begin, and words as hold those pixels.
+constexpr int PIXELS = (VALUES + 4) / 3;
+constexpr int BYTES = 3 * PIXELS;
+constexpr int WORDS = (BYTES + 3) / 4;
 
-// The words from `from` on, which is aligned to nothing: the first byte is the lowest of the first word.
-__device__ inline void load_bytes(const unsigned char* from, unsigned (&words)[WORDS - 1]) {
-    unsigned shift = size_t(from) % 4;
-    const unsigned* aligned = reinterpret_cast<const unsigned*>(from - shift);
-    unsigned low = aligned[0];
-#pragma unroll
-    for (int i = 0; i < WORDS - 1; ++i) {
-        unsigned high = aligned[i + 1];
-        words[i] = ((unsigned long long)high << 32 | low) >> 8 * shift;
-        low = high;
+// Where in the output a value lies.
+struct Place {
+    unsigned image;
+    int x, y, channel;
+
+    __device__ inline Place(unsigned value) : image(value / IMAGE) {
+        unsigned in_image = value % IMAGE;
+        y = in_image / (3 * CROP);
+        x = in_image / 3 % CROP;
+        channel = in_image % 3;
     }
+};
+
+// The value at a place; zero outside the image.
+__device__ inline float finish_value(
+    const unsigned char* images, const Window* windows, const Channels* offsets, const Channels& scale, Place at) {
+    Window window = windows[at.image];
+    int x = window.left + (window.mirrored ? CROP - 1 - at.x : at.x), y = window.top + at.y;
+    if (x < 0 || x >= window.width || x >= CROP || y < 0 || y >= window.height || y >= CROP) return 0;
+    const unsigned char* image = images + size_t(at.image) * IMAGE;
+    return float(image[(y * CROP + x) * 3 + at.channel]) * scale.at[at.channel] + offsets[at.image].at[at.channel];
 }
 
-// All pixels of a thread that lie side by side in the image, from the one at `from` on.
-__device__ inline void finish_neighbours(
-    const unsigned char* from, bool mirrored, const Channels& scale, const Channels& offset,
+// PIXELS pixels from a place on, which reach into the next row at most.
+struct Run {
+    Place at;
+    Window window;
+
+    __device__ inline bool crosses_rows() const { return at.x + PIXELS > CROP; }
+
+    // Whether all lie in the image, and so far within the batch that whole words around them are of it too.
+    __device__ inline bool is_inside(unsigned num_rows) const {
+        int width = window.width < CROP ? window.width : CROP;
+        int height = window.height < CROP ? window.height : CROP;
+        int top = window.top + at.y, left = window.left + (window.mirrored ? CROP - at.x - PIXELS : at.x);
+        bool whole_rows = window.left == 0 && width == CROP && at.y + 1 < CROP;
+        bool columns = crosses_rows() ? whole_rows : left >= 0 && left + PIXELS <= width;
+        unsigned row = at.image * CROP + top;
+        return columns && top >= 0 && top + crosses_rows() < height && row >= 1 && row + 3 <= num_rows;
+    }
+
+    // Their bytes in the output's order, the first in the lowest of the first word.
+    __device__ inline void load(const unsigned char* image, unsigned (&words)[WORDS]) const {
+        load_row(image, at.x, at.y, words);
+        if (!crosses_rows()) return;
+        unsigned below[WORDS];
+        load_row(image, at.x - CROP, at.y + 1, below);
+        int num_above = 3 * (CROP - at.x);
+#pragma unroll
+        for (int i = 0; i < WORDS; ++i) {
+            int num = num_above - 4 * i;
+            unsigned above = num <= 0 ? 0 : num >= 4 ? ~0u : ~(~0u << 8 * num);
+            words[i] = words[i] & above | below[i] & ~above;
+        }
+    }
+
+   private:
+    // As if all lay in row y: those beyond its ends are what is beside it in memory.
+    __device__ inline void load_row(const unsigned char* image, int x, int y, unsigned (&words)[WORDS]) const {
+        int left = window.left + (window.mirrored ? CROP - x - PIXELS : x);
+        const unsigned char* from = image + ((window.top + y) * CROP + left) * 3;
+        unsigned shift = size_t(from) % 4;
+        const unsigned* aligned = reinterpret_cast<const unsigned*>(from - shift);
+        unsigned low = aligned[0];
+#pragma unroll
+        for (int i = 0; i < WORDS; ++i) {
+            unsigned high = aligned[i + 1];
+            words[i] = ((unsigned long long)high << 32 | low) >> 8 * shift;
+            low = high;
+        }
+        if (!window.mirrored) return;
+        unsigned reflected[WORDS] = {};
+#pragma unroll
+        for (int i = 0; i < BYTES; ++i) {
+            int to = BYTES - 3 - i + 2 * (i % 3);
+            reflected[to / 4] |= (words[i / 4] >> 8 * (i % 4) & 0xff) << 8 * (to % 4);
+        }
+#pragma unroll
+        for (int i = 0; i < WORDS; ++i) words[i] = reflected[i];
+    }
+};
+
+// VALUES values of the pixels in `words`, the first being of channel `channel` of the first.
+__device__ inline void finish_values(
+    const unsigned (&words)[WORDS], int channel, const Channels& scale, const Channels& offset,
     float (&values)[VALUES]) {
-    unsigned words[WORDS - 1];
-    load_bytes(from, words);
+    float scales[3], offsets[3];
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+        int next = (i + 1) % 3, last = (i + 2) % 3;
+        scales[i] = channel == 0 ? scale.at[i] : channel == 1 ? scale.at[next] : scale.at[last];
+        offsets[i] = channel == 0 ? offset.at[i] : channel == 1 ? offset.at[next] : offset.at[last];
+    }
 #pragma unroll
     for (int i = 0; i < VALUES; ++i) {
-        int c = i % 3, reflected = VALUES - 3 - i + 2 * c;
-        unsigned plain = words[i / 4] >> 8 * (i % 4) & 0xff;
-        unsigned reversed = words[reflected / 4] >> 8 * (reflected % 4) & 0xff;
-        values[i] = float(mirrored ? reversed : plain) * scale.at[c] + offset.at[c];
-    }
-}
-
-// Whether they do lie so: the thread's first is (x, y) of the window, and (left, top) of the image is the first of
-// theirs there.
-__device__ inline bool are_neighbours(const Window& window, int x, int y, int left, int top) {
-    int width = window.width < CROP ? window.width : CROP, height = window.height < CROP ? window.height : CROP;
-    if (top < 0 || top >= height) return false;
-    if (x + PIXELS <= CROP) return left >= 0 && left + PIXELS <= width;
-    // The next row goes on where this one ends.
-    bool whole_rows = !window.mirrored && window.left == 0 && width == CROP && PIXELS <= CROP;
-    return whole_rows && y + 1 < CROP && top + 1 < height;
-}
-
-__device__ inline void finish_pixel(
-    const unsigned char* image, const Window& window, const Channels& scale, const Channels& offset,
-    int y, int x, float* values) {
-    x = window.left + (window.mirrored ? CROP - 1 - x : x);
-    y += window.top;
-    bool inside = x >= 0 && x < window.width && x < CROP && y >= 0 && y < window.height && y < CROP;
-#pragma unroll
-    for (int c = 0; c < 3; ++c) {
-        float pixel = inside ? image[(y * CROP + x) * 3 + c] : 0;
-        values[c] = inside ? pixel * scale.at[c] + offset.at[c] : 0;
+        unsigned long long both = (unsigned long long)words[i / 4 + 1] << 32 | words[i / 4];
+        unsigned byte = unsigned(both >> 8 * channel) >> 8 * (i % 4) & 0xff;
+        values[i] = float(byte) * scales[i % 3] + offsets[i % 3];
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     finish(const unsigned char* __restrict__ images, const Window* __restrict__ windows,
            const Channels* __restrict__ offsets, Real* __restrict__ out,
-           unsigned num_pixels, Channels scale) {
-    constexpr size_t IMAGE = size_t(CROP) * CROP * 3;
-    unsigned pixel = (blockIdx.x * THREADS + threadIdx.x) * PIXELS;
-    if (pixel >= num_pixels) return;
-    int x = pixel % CROP, y = pixel / CROP % CROP;
-    size_t image = pixel / (CROP * CROP), first = size_t(pixel) * 3;
-    Window window = windows[image];
-    Channels offset = offsets[image];
-
-    float values[VALUES] = {};
-    int left = window.left + (window.mirrored ? CROP - x - PIXELS : x), top = window.top + y;
-    size_t from = image * IMAGE + (top * CROP + left) * 3;
-    // Whole words around the bytes have to lie in the array too.
-    if (are_neighbours(window, x, y, left, top) && from >= 4 && from + 4 * WORDS <= size_t(num_pixels) * 3) {
-        finish_neighbours(images + from, window.mirrored, scale, offset, values);
-    } else {
-#pragma unroll
-        for (int i = 0; i < PIXELS; ++i) {
-            if (pixel + i >= num_pixels) break;
-            finish_pixel(images + image * IMAGE, window, scale, offset, y, x, values + 3 * i);
-            if (++x < CROP) continue;
-            x = 0;
-            if (++y < CROP) continue;
-            y = 0;
-            ++image;
-            if (pixel + i + 1 < num_pixels) window = windows[image], offset = offsets[image];
-        }
-    }
-    if (pixel + PIXELS <= num_pixels) {
+           unsigned num_values, Channels scale) {
+    unsigned first = (blockIdx.x * THREADS + threadIdx.x) * VALUES;
+    if (first >= num_values) return;
+    Place at(first);
+    Run run{at, windows[at.image]};
+    if (PIXELS + 3 <= CROP && first + VALUES <= num_values && run.is_inside(num_values / (3 * CROP))) {
+        Channels offset = offsets[at.image];
+        unsigned words[WORDS];
+        float values[VALUES];
+        run.load(images + size_t(at.image) * IMAGE, words);
+        finish_values(words, at.channel, scale, offset, values);
         store_rounded(out + first, values);
     } else {
-        for (unsigned i = 0; i < 3 * (num_pixels - pixel); ++i) narrow(values[i], out[first + i]);
+#pragma unroll 1
+        for (unsigned i = first; i < first + VALUES && i < num_values; ++i) {
+            narrow(finish_value(images, windows, offsets, scale, Place(i)), out[i]);
+        }
     }
 }

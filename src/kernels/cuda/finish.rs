@@ -43,15 +43,15 @@ pub fn finish<T: CudaReal>(
     assert_eq!(windows.len(), num_images * 5, "finish: five numbers for each image");
     assert_eq!(offsets.len(), num_images * 3, "finish: an offset for each image");
     assert_eq!(out.len(), pixels.len(), "finish: the output");
-    // 16 bytes for each of the three channels.
-    let pixels_of_thread = 128 / T::BITS;
-    out.check_aligned(pixels_of_thread as usize)?;
-    let constants = [pixels_of_thread, crop as u32];
-    let num_pixels = u32::try_from(out.len() / 3).unwrap_or_else(|_| {
+    // Two vectors: one would not make up for what a thread computes before it reads.
+    let values_of_thread = 256 / T::BITS;
+    out.check_aligned(values_of_thread as usize / 2)?;
+    let constants = [values_of_thread, crop as u32];
+    let num_values = u32::try_from(out.len()).unwrap_or_else(|_| {
         panic!("{num_images} images do not fit one launch; use a smaller batch")
     });
     on.launch(&Launch::over(
-        out.len().div_ceil(3 * pixels_of_thread as usize),
+        out.len().div_ceil(values_of_thread as usize),
         Program::new::<T>(Source::Finish, &constants),
         c"finish",
         &[
@@ -59,7 +59,7 @@ pub fn finish<T: CudaReal>(
             windows.argument(),
             offsets.argument(),
             out.argument(),
-            argument(&num_pixels),
+            argument(&num_values),
             argument(&scale),
         ],
     ))

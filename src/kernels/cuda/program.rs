@@ -9,7 +9,7 @@ use super::super::real::{Real, Wide};
 use super::memory::Plain;
 
 /// The most constants any source has.
-const MAX_CONSTANTS: usize = 11;
+const MAX_CONSTANTS: usize = 10;
 
 /// The files of `src/kernels/cuda`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,7 +81,6 @@ impl Source {
         match self {
             Self::ReluLrnPool => &[
                 "CHUNK",
-                "COLUMNS",
                 "LRN_SIZE",
                 "THREE_QUARTERS",
                 "BIAS",
@@ -96,7 +95,7 @@ impl Source {
             Self::Dropout => &["CHUNK"],
             Self::Update => &["MAX_RUNS"],
             Self::CrossEntropy => &[],
-            Self::Finish => &["PIXELS", "CROP"],
+            Self::Finish => &["VALUES", "CROP"],
             Self::Bias => &["CHUNK", "CHANNELS", "TILE", "ABREAST"],
             Self::Fold => {
                 &["CHUNK", "HEIGHT", "WIDTH", "CHANNELS", "STRIDE", "PADDING", "ROWS", "COLUMNS"]

@@ -8,11 +8,9 @@
 constexpr int OUT_HEIGHT = (HEIGHT - WINDOW) / STRIDE + 1;
 constexpr int OUT_WIDTH = (WIDTH - WINDOW) / STRIDE + 1;
 constexpr int CHUNKS = CHANNELS / CHUNK;
-constexpr int COLUMN_GROUPS = (OUT_WIDTH + COLUMNS - 1) / COLUMNS;
-// Input columns under COLUMNS neighbouring windows.
-constexpr int SPAN = (COLUMNS - 1) * STRIDE + WINDOW;
-// Rows that a window has in common with the one below.
+// Rows that a window has in common with the one below, or that lie between them.
 constexpr int OVERLAP = WINDOW > STRIDE ? WINDOW - STRIDE : 0;
+constexpr int GAP = STRIDE > WINDOW ? STRIDE - WINDOW : 0;
 
 // The largest of CHUNK channels so far, and its position. After ReLU no value is negative.
 #if ELEMENT_BITS == 16
@@ -69,9 +67,7 @@ struct Channels {
         if (BIAS) bias.read(biases + channel, first);
     }
     // The activations of a pixel, from the convolution's sums.
-    __device__ inline void activations(const Real* chunk, Wide (&to)[CHUNK + 2 * HALO]) const {
-        Neighbourhood<HALO> sums;
-        sums.read(chunk, first);
+    __device__ inline void activations(Neighbourhood<HALO> sums, Wide (&to)[CHUNK + 2 * HALO]) const {
         if (BIAS) sums.add(bias);
         sums.template widen_to<RELU>(to);
     }
@@ -79,42 +75,47 @@ struct Channels {
 
 // The values that are pooled: CHUNK channels of a pixel.
 __device__ inline void pooled_values(
-    const Real* chunk, const Channels<REACH>& channels, const Rule& rule, Wide (&values)[CHUNK]) {
+    const Neighbourhood<REACH>& sums, const Channels<REACH>& channels, const Rule& rule, Wide (&values)[CHUNK]) {
 #if LRN_SIZE > 0
     Wide a[CHUNK + 2 * REACH];
-    channels.activations(chunk, a);
+    channels.activations(sums, a);
     normalise(a, rule, values);
     round_to_elements(values);
 #else
-    channels.activations(chunk, values);
+    channels.activations(sums, values);
 #endif
 }
 
-// The largest in one row of COLUMNS windows, the first of which begins at input column x.
-__device__ inline void pool_row(
-    const Real* row, int x, const Channels<REACH>& channels, const Rule& rule,
-    Best (&best)[COLUMNS]) {
+// A row of a window as it is read.
+struct Row {
+    Neighbourhood<REACH> pixels[WINDOW];
+
+    __device__ inline void read(const Real* from, int first) {
 #pragma unroll
-    for (int j = 0; j < SPAN; ++j) {
-        Wide values[CHUNK];
-        // Columns beyond the map belong to windows that are not stored.
-        int column = x + j < WIDTH ? x + j : WIDTH - 1;
-        pooled_values(row + size_t(column) * CHANNELS, channels, rule, values);
+        for (int x = 0; x < WINDOW; ++x) pixels[x].read(from + size_t(x) * CHANNELS, first);
+    }
+    // Asks for it, so that reading it takes less long.
+    __device__ static inline void prefetch(const Real* from) {
 #pragma unroll
-        for (int o = 0; o < COLUMNS; ++o) {
-            int position = j - o * STRIDE;
-            if (position < 0 || position >= WINDOW) continue;
+        for (int x = 0; x < WINDOW; ++x) prefetch_line(from + size_t(x) * CHANNELS);
+    }
+    // The largest of its values.
+    __device__ inline void pool(const Channels<REACH>& channels, const Rule& rule, Best& best) const {
+#pragma unroll
+        for (int x = 0; x < WINDOW; ++x) {
+            Wide values[CHUNK];
+            pooled_values(pixels[x], channels, rule, values);
 #pragma unroll
             for (int i = 0; i < CHUNK; ++i) {
-                if (position == 0) {
-                    best[o].set(i, values[i], 0);
+                if (x == 0) {
+                    best.set(i, values[i], 0);
                 } else {
-                    best[o].take(i, values[i], position);
+                    best.take(i, values[i], x);
                 }
             }
         }
     }
-}
+};
 
 __device__ inline void store_pooled(
     Real* y, unsigned char* argmax, size_t at, const Best& best) {
@@ -129,52 +130,61 @@ __device__ inline void store_pooled(
     store(argmax + at, positions);
 }
 
-// A thread computes CHUNK channels of COLUMNS neighbouring outputs, marching down `strip` output rows; rows that
-// two windows share are normalised once.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// So many blocks at once leave a thread registers for more of what is on its way (measured: the compiler keeps to
+// fewer by itself, and those are best in bfloat16).
+constexpr int BLOCKS = ELEMENT_BITS == 32 ? 5 : 0;
+
+// A thread computes CHUNK channels of an output column, marching down `strip` output rows: rows that two windows
+// share are normalised once, and while one row is pooled the next is on its way. Columns that two windows share are
+// computed by both threads: their values in one would be registers that its loads need more.
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     forward(const Real* __restrict__ a, const Real* __restrict__ bias, Real* __restrict__ y,
             unsigned char* __restrict__ argmax, unsigned num_threads, int strip, Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_threads) return;
     int channel = index % CHUNKS * CHUNK;
     Channels<REACH> channels(channel, bias);
-    int out_x = index / CHUNKS % COLUMN_GROUPS * COLUMNS;
+    int out_x = index / CHUNKS % OUT_WIDTH;
     unsigned strips = (OUT_HEIGHT + strip - 1) / strip;
-    unsigned at = index / (CHUNKS * COLUMN_GROUPS);
+    unsigned at = index / (CHUNKS * OUT_WIDTH);
     int out_y = at % strips * strip;
     size_t image = at / strips;
     int end = out_y + strip < OUT_HEIGHT ? out_y + strip : OUT_HEIGHT;
     constexpr size_t ROW = size_t(WIDTH) * CHANNELS;
-    const Real* map = a + image * HEIGHT * ROW + channel;
+    const Real* column = a + image * HEIGHT * ROW + size_t(out_x) * STRIDE * CHANNELS + channel;
+
+    int next_y = out_y * STRIDE;
+    Row next;
+    next.read(column + next_y * ROW, channels.first);
+    auto pool_next = [&](int step, Best& best) {
+        Row row = next;
+        next_y = next_y + step < HEIGHT ? next_y + step : HEIGHT - 1;
+        next.read(column + next_y * ROW, channels.first);
+        row.pool(channels, rule, best);
+    };
 
     // carried[r] is what row r of the next window holds, for the rows it shares with the one before.
-    Best carried[OVERLAP + 1][COLUMNS], row[COLUMNS], best[COLUMNS];
+    Best carried[OVERLAP + 1], pooled, best;
 #pragma unroll
-    for (int r = 0; r < OVERLAP; ++r) {
-        pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, channels, rule, carried[r]);
-    }
+    for (int r = 0; r < OVERLAP; ++r) pool_next(1, carried[r]);
     for (; out_y < end; ++out_y) {
 #pragma unroll
+        for (int r = OVERLAP; r < WINDOW; ++r) {
+            int below = (out_y + 1) * STRIDE + r;
+            if (below < HEIGHT) Row::prefetch(column + below * ROW);
+        }
+#pragma unroll
         for (int r = 0; r < WINDOW; ++r) {
-            if (r >= OVERLAP) {
-                pool_row(map + (out_y * STRIDE + r) * ROW, out_x * STRIDE, channels, rule, row);
+            if (r >= OVERLAP) pool_next(r + 1 < WINDOW ? 1 : 1 + GAP, pooled);
+            const Best& largest = r < OVERLAP ? carried[r] : pooled;
+            if (r == 0) best = largest;
+#pragma unroll
+            for (int i = 0; i < CHUNK; ++i) {
+                if (r > 0) best.take(i, largest, r * WINDOW);
             }
-#pragma unroll
-            for (int o = 0; o < COLUMNS; ++o) {
-                const Best& largest = r < OVERLAP ? carried[r][o] : row[o];
-                if (r == 0) best[o] = largest;
-#pragma unroll
-                for (int i = 0; i < CHUNK; ++i) {
-                    if (r > 0) best[o].take(i, largest, r * WINDOW);
-                }
-                if (r >= STRIDE) carried[r - STRIDE][o] = largest;
-            }
+            if (r >= STRIDE) carried[r - STRIDE] = largest;
         }
-        size_t out = ((image * OUT_HEIGHT + out_y) * OUT_WIDTH + out_x) * CHANNELS + channel;
-#pragma unroll
-        for (int o = 0; o < COLUMNS; ++o) {
-            if (out_x + o < OUT_WIDTH) store_pooled(y, argmax, out + o * CHANNELS, best[o]);
-        }
+        store_pooled(y, argmax, ((image * OUT_HEIGHT + out_y) * OUT_WIDTH + out_x) * CHANNELS + channel, best);
     }
 }
 
@@ -251,8 +261,10 @@ struct WindowOutputs {
 __device__ inline void backward_pixel(
     const Real* a, Wide (&gradient)[CHUNK + 2 * REACH], const Channels<2 * REACH>& channels,
     const Rule& rule, Real* da) {
+    Neighbourhood<2 * REACH> sums;
+    sums.read(a, channels.first);
     Wide activation[CHUNK + 4 * REACH], out[CHUNK];
-    channels.activations(a, activation);
+    channels.activations(sums, activation);
     round_to_elements(gradient);
 #if LRN_SIZE > 0
     differentiate(activation, gradient, channels.first, rule, out);
@@ -275,12 +287,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_threads) return;
     int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
-    Channels<2 * REACH> channels(channel, bias);
     int cell = index / CHUNKS % CELLS;
     unsigned row = index / (CHUNKS * CELLS);
     int y = row % HEIGHT;
     unsigned image = row / HEIGHT;
+    size_t chunk = (size_t(row) * WIDTH + cell * STRIDE) * CHANNELS + channel;
 
+    // The map is read when its gradient is gathered, and is on its way until then.
+#pragma unroll
+    for (int i = 0; i < STRIDE; ++i) {
+        if (cell * STRIDE + i < WIDTH) prefetch_line(a + chunk + i * CHANNELS);
+    }
     Wide gradients[STRIDE][CHUNK + 2 * REACH] = {};
     for (int wy = first_window(y); wy < end_window(y, OUT_HEIGHT); ++wy) {
 #pragma unroll
@@ -288,9 +305,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             int wx = cell - back;
             bool inside = wx >= 0 && wx < OUT_WIDTH;
             long long window = (long long)(image * OUT_HEIGHT + wy) * OUT_WIDTH + wx;
-            long long chunk = window * CHANNELS + channel;
+            long long from = window * CHANNELS + channel;
             WindowOutputs outputs;
-            outputs.read(inside, dy + chunk, argmax + chunk, first);
+            outputs.read(inside, dy + from, argmax + from, first);
 #pragma unroll
             for (int i = 0; i < STRIDE; ++i) {
                 int column = back * STRIDE + i;
@@ -302,9 +319,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 #pragma unroll
     for (int i = 0; i < STRIDE; ++i) {
-        int x = cell * STRIDE + i;
-        if (x >= WIDTH) break;
-        size_t chunk = (size_t(row) * WIDTH + x) * CHANNELS + channel;
+        if (cell * STRIDE + i >= WIDTH) break;
+        // Read anew for each pixel: kept, biases would hold registers that more threads need.
+        Channels<2 * REACH> channels(channel, bias);
         backward_pixel(a + chunk, gradients[i], channels, rule, da + chunk);
+        chunk += CHANNELS;
     }
 }

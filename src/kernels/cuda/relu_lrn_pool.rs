@@ -9,11 +9,8 @@ use super::program::{CudaReal, Program, Source};
 use crate::kernels::pool::Map;
 use crate::kernels::relu_lrn_pool::ReluLrnPool;
 
-/// Neighbouring outputs of a forward thread: of five columns of input under two windows one is shared.
-const COLUMNS: u32 = 2;
-
 /// Threads that keep a large GPU busy; with fewer, forward cuts the columns of outputs shorter.
-const ENOUGH_THREADS: usize = 1 << 18;
+const ENOUGH_THREADS: usize = 1 << 17;
 
 /// A convolution's output, of shape `map`.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +102,7 @@ fn forward_chunk<T: CudaReal>(kernel: &ReluLrnPool, map: Map) -> u32 {
 /// The threads of forward if each computes a column of outputs from top to bottom.
 fn strip_threads<T: CudaReal>(kernel: &ReluLrnPool, map: Map) -> usize {
     let chunks = map.channels / forward_chunk::<T>(kernel, map) as usize;
-    map.num_images * chunks * kernel.pool.output(map).width.div_ceil(COLUMNS as usize)
+    map.num_images * chunks * kernel.pool.output(map).width
 }
 
 /// The gradient `da` of the convolution's output, from that output, the gradient `dy` of the pooled
@@ -178,7 +175,7 @@ fn program<T: CudaReal>(kernel: &ReluLrnPool, input: &Input<'_, T>, chunk: u32) 
         kernel.pool.stride,
     ];
     let bias = u32::from(input.bias.is_some());
-    let mut constants = vec![chunk, COLUMNS, size, three_quarters, bias];
+    let mut constants = vec![chunk, size, three_quarters, bias];
     constants.extend(sizes.map(|size| size as u32));
     Program::new::<T>(Source::ReluLrnPool, &constants)
 }
