@@ -11,8 +11,7 @@ pub mod cuda;
 pub mod upload;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Result, bail, ensure};
 use tch::{Device, Tensor};
@@ -190,6 +189,31 @@ pub fn convolution_backward(
     Ok(ConvGradients { dx, dw, db })
 }
 
+/// `x.conv2d(w)` into `y`, all in libtorch's logical NCHW order: without a copy where cuDNN computes it.
+///
+/// # Errors
+/// If libtorch refuses the shapes.
+pub fn convolution_into(
+    x: &Tensor,
+    w: &Tensor,
+    geometry: ConvGeometry,
+    y: &mut Tensor,
+) -> Result<()> {
+    let ConvGeometry { stride, padding, groups } = geometry;
+    let (stride, padding, dilation) = ([stride; 2], [padding; 2], [1; 2]);
+    let algorithms = algorithms();
+    if matches!(x.device(), Device::Cuda(_)) && algorithms != Algorithms::Exact {
+        let fastest = algorithms == Algorithms::Fastest;
+        let tf32 = products() == Products::Tf32;
+        let _ = x.f_cudnn_convolution_out(
+            y, w, padding, stride, dilation, groups, fastest, !fastest, tf32,
+        )?;
+    } else {
+        y.f_copy_(&x.f_conv2d(w, None::<&Tensor>, stride, padding, dilation, groups)?)?;
+    }
+    Ok(())
+}
+
 /// Takes ownership of a handle the shim returned.
 fn adopt(handle: Handle) -> Option<Tensor> {
     // SAFETY: a non-null result of the shim is a new at::Tensor that the caller owns.
@@ -254,13 +278,13 @@ pub enum Products {
     Tf32,
 }
 
-/// What was chosen: libtorch's own getter throws where its flags contradict each other.
-static TF32: AtomicBool = AtomicBool::new(false);
+// libtorch's own getter throws where its flags contradict each other.
+static PRODUCTS: Mutex<Products> = Mutex::new(Products::Exact);
 
 /// Chooses for the whole process; libtorch itself would use the shorter ones in convolutions only.
 pub fn set_products(products: Products) {
     let tf32 = products == Products::Tf32;
-    TF32.store(tf32, Ordering::Relaxed);
+    *PRODUCTS.lock().unwrap_or_else(PoisonError::into_inner) = products;
     // SAFETY: the context lives as long as the process; the setters write one flag each.
     unsafe {
         let context = global_context();
@@ -272,10 +296,7 @@ pub fn set_products(products: Products) {
 /// What was chosen.
 #[must_use]
 pub fn products() -> Products {
-    match TF32.load(Ordering::Relaxed) {
-        true => Products::Tf32,
-        false => Products::Exact,
-    }
+    *PRODUCTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which algorithms compute convolutions on GPUs.
@@ -291,8 +312,17 @@ pub enum Algorithms {
     Exact,
 }
 
+static ALGORITHMS: Mutex<Algorithms> = Mutex::new(Algorithms::Deterministic);
+
+/// What was chosen.
+#[must_use]
+pub fn algorithms() -> Algorithms {
+    *ALGORITHMS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Chooses for the whole process.
 pub fn set_algorithms(algorithms: Algorithms) {
+    *ALGORITHMS.lock().unwrap_or_else(PoisonError::into_inner) = algorithms;
     let fastest = algorithms == Algorithms::Fastest;
     // SAFETY: as in `set_products`.
     unsafe {

@@ -103,7 +103,8 @@ fn a_normalisation_without_a_middle_is_refused_before_anything_is_compiled() {
     let mut y = Buffer::<f32>::zeros(&recorder, 8).expect("memory");
     let mut argmax = Buffer::<u8>::zeros(&recorder, 8).expect("memory");
     let (y, argmax) = (&mut y.slice_mut(), &mut argmax.slice_mut());
-    let input = relu_lrn_pool::Input { a: a.slice(), bias: None, map };
+    let stacks = relu_lrn_pool::Stacks::ONE;
+    let input = relu_lrn_pool::Input { a: a.slice(), bias: None, map, stacks };
     let _ = relu_lrn_pool::forward(&recorder, &rule, input, y, argmax);
 }
 

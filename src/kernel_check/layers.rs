@@ -11,7 +11,7 @@ use super::Outcome;
 use crate::collective::Solo;
 use crate::net::arch::Architecture;
 use crate::net::build::{Plan, Site, Style};
-use crate::net::{Layer, Mode, Net, Pass, loss};
+use crate::net::{Layer, Mode, Net, Pass, Stacks, loss, stack, unstack};
 use crate::optim::{Optimizer, Rule};
 use crate::params::{ParamSpec, Sharing};
 use crate::random::{Key, Purpose};
@@ -38,7 +38,12 @@ struct Precision {
     limit: f64,
 }
 
-const fn precision(name: &'static str, kind: Kind, algorithms: Algorithms, limit: f64) -> Precision {
+const fn precision(
+    name: &'static str,
+    kind: Kind,
+    algorithms: Algorithms,
+    limit: f64,
+) -> Precision {
     Precision { name, kind, algorithms, limit }
 }
 
@@ -167,7 +172,7 @@ impl<'a> Reference<'a> {
                 false => x.to_kind(Kind::BFloat16).to_kind(Kind::Double),
             };
             let (y, dx) = both_passes(layer, given.copy(), index)?;
-            x = if pools { layer.forward(x, &PASS)? } else { y.copy() };
+            x = if pools { forward(layer, x)? } else { y.copy() };
             layers.push(Known { layer: name, given, y, dx });
         }
         let gradients = net.arena.gradients();
@@ -210,16 +215,24 @@ fn bias_before<'a>(layer: &str, plan: &Plan, initial: &'a [Tensor]) -> Result<&'
     Ok(&initial[index])
 }
 
+/// A layer's output for `x`, however it stacks its maps.
+fn forward(layer: &mut Box<dyn Layer>, x: Tensor) -> Result<Tensor> {
+    let Stacks { input, output } = layer.stacks();
+    unstack(layer.forward(stack(x, input)?, &PASS)?, output)
+}
+
 /// A layer's output for `x`, and the gradient of `x` for a random one of the output.
 fn both_passes(
     layer: &mut Box<dyn Layer>,
     x: Tensor,
     index: usize,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let y = layer.forward(x, &PASS)?;
+    let y = forward(layer, x)?;
     let dy = noise(&y.size(), 100 + index as u64).to_kind(y.kind()).to_device(y.device());
     let y = y.copy();
-    Ok((y, layer.backward(dy, &PASS)?))
+    let Stacks { input, output } = layer.stacks();
+    let dx = layer.backward(stack(dy, output)?, &PASS)?;
+    Ok((y, dx.map(|dx| unstack(dx, input)).transpose()?))
 }
 
 fn cross_entropy(device: Device, precision: &Precision) -> Result<Outcome> {
@@ -258,11 +271,7 @@ fn optimizer(rule: Rule, device: Device, precision: &Precision) -> Result<Outcom
         &weights_after(precision.kind, device)?,
         &weights_after(Kind::Double, Device::Cpu)?,
     );
-    Ok(Outcome {
-        name: format!("{rule:?} {}", precision.name),
-        difference,
-        limit: precision.limit,
-    })
+    Ok(Outcome { name: format!("{rule:?} {}", precision.name), difference, limit: precision.limit })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::kernels::cuda::gpu::Lane;
 use crate::kernels::cuda::program::CudaReal;
-use crate::kernels::cuda::relu_lrn_pool::Input;
+use crate::kernels::cuda::relu_lrn_pool::{Input, Stacks};
 use crate::kernels::cuda::update::{Arrays, Run};
 use crate::kernels::cuda::{
     Buffer, CudaError, bias, cross_entropy, dropout, finish, fold, relu_lrn_pool, update,
@@ -72,15 +72,16 @@ fn copy_gb_s(lane: Lane) -> Result<f64, CudaError> {
 
 fn of_type<T: CudaReal>(table: &mut Table, element: &str, batch: usize) -> Result<(), CudaError> {
     let lrn = Some(Lrn::PAPER);
-    for (name, lrn, side, channels) in [
-        ("relu1+norm1+pool1", lrn, 55, 96),
-        ("relu2+norm2+pool2", lrn, 27, 256),
-        ("relu5+pool5", None, 13, 256),
+    let [before, behind] = [(1, 2), (2, 1)].map(|(input, output)| Stacks { input, output });
+    for (name, lrn, side, channels, stacks) in [
+        ("relu1+norm1+pool1", lrn, 55, 96, before),
+        ("relu2+norm2+pool2", lrn, 27, 256, behind),
+        ("relu5+pool5", None, 13, 256, behind),
     ] {
         let groups = if lrn.is_some() { 2 } else { 1 };
         let rule = ReluLrnPool { lrn, groups, pool: MaxPool { window: 3, stride: 2 } };
         let map = Map { num_images: batch, height: side, width: side, channels };
-        maps::<T>(table, &format!("{name} {element}"), &rule, map)?;
+        maps::<T>(table, &format!("{name} {element}"), &rule, map, stacks)?;
     }
     biased::<T>(table, element, batch)?;
     folded::<T>(table, element, batch)?;
@@ -95,6 +96,7 @@ fn maps<T: CudaReal>(
     name: &str,
     rule: &ReluLrnPool,
     map: Map,
+    stacks: Stacks,
 ) -> Result<(), CudaError> {
     let (on, len) = (table.lane, rule.pool.output(map).num_elements());
     // Noise, so that branches and comparisons go as in training.
@@ -105,7 +107,7 @@ fn maps<T: CudaReal>(
     };
     let (a, dy) = (Buffer::of(&on, &noise(map.num_elements()))?, Buffer::of(&on, &noise(len))?);
     let bias = Buffer::of(&on, &noise(map.channels))?;
-    let input = Input { a: a.slice(), bias: Some(bias.slice()), map };
+    let input = Input { a: a.slice(), bias: Some(bias.slice()), map, stacks };
     let mut y = Buffer::<T>::zeros(&on, len)?;
     let mut argmax = Buffer::<u8>::zeros(&on, len)?;
     let mut da = Buffer::<T>::zeros(&on, map.num_elements())?;
@@ -120,14 +122,23 @@ fn maps<T: CudaReal>(
     })
 }
 
-/// conv3's bias and ReLU, and the gradient of conv1's bias.
+/// conv3's and conv4's bias and ReLU, and the gradient of conv1's bias.
 fn biased<T: CudaReal>(table: &mut Table, element: &str, batch: usize) -> Result<(), CudaError> {
     let on = table.lane;
     let mut a = Buffer::<T>::zeros(&on, batch * 13 * 13 * 384)?;
     let bias = Buffer::<T>::zeros(&on, 384)?;
     let num_bytes = a.slice().len() * size_of::<T>();
-    table.add(format!("bias+relu3 {element}"), 2 * num_bytes, || {
+    table.add(format!("bias+relu4 {element}"), 2 * num_bytes, || {
         bias::relu(&on, &mut a.slice_mut(), bias.slice())
+    })?;
+    let mut y = Buffer::<T>::zeros(&on, a.slice().len())?;
+    table.add(format!("bias+relu3 {element}"), 2 * num_bytes, || {
+        bias::relu_into_stacks(&on, a.slice(), bias.slice(), &mut y.slice_mut(), 2)
+    })?;
+    let dy = Buffer::<T>::zeros(&on, a.slice().len())?;
+    table.add(format!("relu3 backward {element}"), 3 * num_bytes, || {
+        let given = [y.slice(), dy.slice()];
+        bias::unrelu_from_stacks(&on, given, &mut a.slice_mut(), 384, 2)
     })?;
     let (rows, channels) = (batch * 55 * 55, 96);
     let da = Buffer::<T>::zeros(&on, rows * channels)?;

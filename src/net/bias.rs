@@ -1,8 +1,9 @@
 //! Biases that a layer adds in its own pass over the map of a convolution, and their gradients.
 
 use anyhow::Result;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::stack::{Stacks, size_in_stacks};
 use crate::cuda::engine;
 use crate::elements::{Element, by_kind, device_slice, device_slice_mut, slice, slice_mut};
 use crate::kernels::bias;
@@ -10,46 +11,93 @@ use crate::kernels::cuda::bias as on_gpu;
 use crate::kernels::real::Real;
 use crate::params::Param;
 
-/// Adds the bias to `x`, `[..., C]`, on a CPU, in place, rounding the sums.
-pub(super) fn add(x: &mut Tensor, b: &Param) -> Result<()> {
-    by_kind!(x.kind(), T => bias::add::<T>(slice_mut(x), slice(&b.weight)));
-    Ok(())
-}
-
-/// Replaces `x`, `[..., C]`, by `max(x + b, 0)`.
-pub(super) fn add_and_rectify(x: &mut Tensor, b: &Param) -> Result<()> {
-    if let Some(on) = engine(x.device()) {
-        by_kind!(x.kind(), T => on_gpu::relu::<T>(&on, &mut device_slice_mut(x), device_slice(&b.weight)))?;
-    } else {
-        add(x, b)?;
-        let _ = x.f_relu_()?;
+/// Adds the bias to `x`, `[..., C]` or in so many stacks, in place, rounding the sums.
+pub(super) fn add(x: &mut Tensor, b: &Param, stacks: i64) -> Result<()> {
+    for (mut x, b) in x.f_chunk(stacks, 0)?.into_iter().zip(b.weight.f_chunk(stacks, 0)?) {
+        match x.device() {
+            Device::Cpu => by_kind!(x.kind(), T => bias::add::<T>(slice_mut(&mut x), slice(&b))),
+            _ => drop(x.f_add_(&b)?),
+        }
     }
     Ok(())
 }
 
-/// Fills the arena's gradient of a bias from that of the sums, `[..., C]`.
-pub(super) fn put_gradient(dx: &Tensor, b: &mut Param) -> Result<()> {
+/// Replaces `x`, `[..., C]` or in so many stacks, by `max(x + b, 0)`.
+pub(super) fn add_and_rectify(x: &mut Tensor, b: &Param, stacks: i64) -> Result<()> {
+    let Some(on) = engine(x.device()) else {
+        add(x, b, stacks)?;
+        let _ = x.f_relu_()?;
+        return Ok(());
+    };
+    for (mut x, b) in x.f_chunk(stacks, 0)?.into_iter().zip(b.weight.f_chunk(stacks, 0)?) {
+        by_kind!(x.kind(), T => on_gpu::relu::<T>(&on, &mut device_slice_mut(&mut x), device_slice(&b)))?;
+    }
+    Ok(())
+}
+
+/// `max(x + b, 0)` of `x`, `[N, H, W, C]`, in the stacks of the output: where a GPU does it in the same pass.
+pub(super) fn rectified_stacked(x: &Tensor, b: &Param, stacks: Stacks) -> Result<Option<Tensor>> {
+    let Some(on) = engine(x.device()).filter(|_| stacks.input == 1 && stacks.output > 1) else {
+        return Ok(None);
+    };
+    let mut y = Tensor::f_empty(size_in_stacks(x, stacks.output)?, (x.kind(), x.device()))?;
+    by_kind!(x.kind(), T => on_gpu::relu_into_stacks::<T>(
+        &on,
+        device_slice(x),
+        device_slice(&b.weight),
+        &mut device_slice_mut(&mut y),
+        stacks.output as usize,
+    ))?;
+    Ok(Some(y))
+}
+
+/// The gradient of what [`rectified_stacked`] was given, where a GPU computed it so.
+pub(super) fn unrectified_unstacked(
+    y: &Tensor,
+    dy: &Tensor,
+    stacks: Stacks,
+) -> Result<Option<Tensor>> {
+    let Some(on) = engine(y.device()).filter(|_| stacks.input == 1 && stacks.output > 1) else {
+        return Ok(None);
+    };
+    let (n, h, w, c) = y.size4()?;
+    let channels = c * stacks.output;
+    let mut dx = Tensor::f_empty([n / stacks.output, h, w, channels], (y.kind(), y.device()))?;
+    by_kind!(y.kind(), T => on_gpu::unrelu_from_stacks::<T>(
+        &on,
+        [device_slice(y), device_slice(dy)],
+        &mut device_slice_mut(&mut dx),
+        channels as usize,
+        stacks.output as usize,
+    ))?;
+    Ok(Some(dx))
+}
+
+/// Fills the arena's gradient of a bias from that of the sums, `[..., C]` or in so many stacks.
+pub(super) fn put_gradient(dx: &Tensor, b: &Param, stacks: i64) -> Result<()> {
     // Of a few classes a slice may hold none.
     if b.grad.numel() == 0 {
         return Ok(());
     }
-    let dx = dx.f_contiguous()?;
+    for (dx, mut db) in dx.f_chunk(stacks, 0)?.iter().zip(b.grad.f_chunk(stacks, 0)?) {
+        put_part(&dx.f_contiguous()?, &mut db)?;
+    }
+    Ok(())
+}
+
+fn put_part(dx: &Tensor, db: &mut Tensor) -> Result<()> {
+    let num_channels = db.numel();
     let Some(on) = engine(dx.device()) else {
-        let db = dx.f_view([-1, b.grad.size()[0]])?.f_sum_dim_intlist(
-            &[0i64][..],
-            false,
-            None::<Kind>,
-        )?;
-        b.grad.f_copy_(&db)?;
+        let rows = dx.f_view([-1, num_channels as i64])?;
+        db.f_copy_(&rows.f_sum_dim_intlist(&[0i64][..], false, None::<Kind>)?)?;
         return Ok(());
     };
-    let num_channels = b.grad.numel();
     let len = on_gpu::num_partial_sums(dx.numel() / num_channels, num_channels);
     by_kind!(dx.kind(), T => {
         type Wide = <T as Real>::Wide;
         let mut partial = Tensor::f_empty([len as i64], (<Wide as Element>::KIND, dx.device()))?;
         let partial = &mut device_slice_mut::<Wide>(&mut partial);
-        on_gpu::gradient::<T>(&on, device_slice(&dx), partial, &mut device_slice_mut(&mut b.grad))
+        on_gpu::gradient::<T>(&on, device_slice(dx), partial, &mut device_slice_mut(db))
     })?;
     Ok(())
 }

@@ -20,9 +20,10 @@ use super::gather::{Gather, GatherGradient, Parts};
 use super::linear::Linear;
 use super::lrn::Lrn;
 use super::pool::MaxPool;
-use super::product::on_tensor_cores;
+use super::product::is_full_fp32;
 use super::relu::Relu;
 use super::scatter::Scatter;
+use super::stack::Stacks;
 use super::{Images, Layer, Net};
 use crate::cuda;
 use crate::kernels;
@@ -163,27 +164,109 @@ impl Plan {
     /// Makes the layers in this style, whatever the device.
     #[must_use]
     pub fn build_in(&self, style: Style, arena: Arena) -> Net {
+        let kind = arena.weights.kind();
         let mut layers: Vec<Box<dyn Layer>> = Vec::with_capacity(self.layers.len());
-        let mut rest = &self.layers[..];
         // What a convolution leaves to the next layer.
         let mut bias = None;
-        while let [next, following @ ..] = rest {
-            let before_relu = matches!(following.first().map(|p| &p.step), Some(Step::Relu));
-            let (layer, num_steps) = match (&next.step, style) {
+        let mut at = 0;
+        while let Some(next) = self.layers.get(at) {
+            let num_steps = match style {
+                Style::Plain => 1,
+                Style::Cpu | Style::Gpu => self.fused_at(at).1,
+            };
+            layers.push(match (&next.step, style) {
                 (Step::Conv { param, .. }, Style::Gpu) => {
-                    let groups = groups_on_gpu(&arena, *param);
-                    let conv = next.conv(&arena).with_groups(groups);
+                    let before_relu = matches!(self.step(at + 1), Some(Step::Relu));
                     bias = before_relu.then(|| arena.param(param + 1));
                     let adds = if before_relu { Bias::Next } else { Bias::Here };
-                    (Box::new(conv.with_bias(adds)) as Box<dyn Layer>, 1)
+                    let groups = self.groups_on_gpu(at, kind);
+                    Box::new(next.conv(&arena).with_groups(groups).with_bias(adds))
                 }
-                (Step::Relu, Style::Cpu | Style::Gpu) => rectified(rest, bias.take()),
-                _ => (next.layer(&arena), 1),
-            };
-            layers.push(layer);
-            rest = &rest[num_steps..];
+                (Step::Relu, Style::Cpu | Style::Gpu) => {
+                    let stacks = match style {
+                        Style::Gpu => self.stacks_around(at, num_steps, kind),
+                        _ => Stacks::ONE,
+                    };
+                    self.rectified(at, bias.take(), stacks)
+                }
+                _ => next.layer(&arena),
+            });
+            at += num_steps;
         }
         Net { layers, arena }
+    }
+
+    fn step(&self, at: usize) -> Option<&Step> {
+        self.layers.get(at).map(|planned| &planned.step)
+    }
+
+    /// The layer that the step there is fused to with those behind it, if it is, and the number of steps.
+    fn fused_at(&self, at: usize) -> (Option<Fused>, usize) {
+        let fused = |lrn, groups, pool: &MaxPoolRule| Some(Fused { lrn, groups, pool: *pool });
+        match (self.step(at), self.step(at + 1), self.step(at + 2)) {
+            (Some(Step::Relu), Some(Step::Lrn(rule, groups)), Some(Step::MaxPool(pool))) => {
+                (fused(Some(*rule), *groups, pool), 3)
+            }
+            (Some(Step::Relu), Some(Step::MaxPool(pool)), _) => (fused(None, 1, pool), 2),
+            _ => (None, 1),
+        }
+    }
+
+    /// The layer for the ReLU there and what it is fused with. It adds `bias`, if there is one.
+    fn rectified(&self, at: usize, bias: Option<Param>, stacks: Stacks) -> Box<dyn Layer> {
+        let (fused, num_steps) = self.fused_at(at);
+        let names = self.layers[at..at + num_steps].iter().map(|p| p.name.as_str());
+        let name = names.collect::<Vec<_>>().join("+");
+        match fused {
+            Some(rule) => Box::new(ReluLrnPool::new(name, rule, bias).in_stacks(stacks)),
+            None => Box::new(Relu::new(name, bias).in_stacks(stacks)),
+        }
+    }
+
+    /// How the convolution there is fastest on a GPU: docs/results/gpu.md has the times.
+    fn groups_on_gpu(&self, at: usize, kind: Kind) -> Groups {
+        let Some(Step::Conv { geometry, fill, param, .. }) = self.step(at) else {
+            return Groups::Grouped;
+        };
+        let is_small = self.params[*param].shape.last().is_some_and(|&side| side <= 3);
+        let is_simple = geometry.stride == 1 && *fill == 0;
+        match geometry.groups {
+            // Of small filters in full fp32 the gradient of the input takes cuDNN twice as long as a convolution.
+            1 if is_simple && is_small && is_full_fp32(kind) => Groups::Stacked,
+            1 => Groups::Grouped,
+            groups if is_simple && self.may_be_stacked(at, groups as usize) => Groups::Stacked,
+            // Of large filters cuDNN's time hardly depends on the channels.
+            _ if is_small && is_full_fp32(kind) => Groups::Grouped,
+            _ => Groups::AsOne,
+        }
+    }
+
+    /// Whether the layers around a convolution can write and read stacks of its groups: those that begin with a ReLU,
+    /// if their normalisation keeps the groups apart.
+    fn may_be_stacked(&self, conv: usize, groups: usize) -> bool {
+        let keeps_apart = |relu: usize| match self.step(relu) {
+            Some(Step::Relu) => {
+                let fused = self.fused_at(relu).0.filter(|fused| fused.lrn.is_some());
+                fused.is_none_or(|fused| fused.groups.is_multiple_of(groups))
+            }
+            _ => false,
+        };
+        let before = (1..=3.min(conv)).map(|back| conv - back);
+        let mut writes = before.filter(|&relu| relu + self.fused_at(relu).1 == conv);
+        writes.any(keeps_apart) && keeps_apart(conv + 1)
+    }
+
+    /// How the channels lie before and behind the ReLU there and what it is fused with.
+    fn stacks_around(&self, at: usize, num_steps: usize, kind: Kind) -> Stacks {
+        let of = |at: usize| match self.step(at) {
+            Some(Step::Conv { geometry, .. })
+                if self.groups_on_gpu(at, kind) == Groups::Stacked =>
+            {
+                geometry.groups
+            }
+            _ => 1,
+        };
+        Stacks { input: at.checked_sub(1).map_or(1, of), output: of(at + num_steps) }
     }
 }
 
@@ -196,34 +279,6 @@ pub enum Style {
     Cpu,
     /// That pass also adds the convolution's bias, and groups are computed as one where that is faster.
     Gpu,
-}
-
-/// How a convolution with these weights is faster on a GPU: docs/results/gpu.md has the times.
-fn groups_on_gpu(arena: &Arena, weights: usize) -> Groups {
-    let shape = &arena.specs()[weights].shape;
-    let is_large = shape.last().is_some_and(|&side| side > 3);
-    match arena.weights.kind() {
-        kind if on_tensor_cores(kind) => Groups::AsOne,
-        // Of large filters cuDNN's time hardly depends on the channels.
-        Kind::Float if is_large => Groups::AsOne,
-        _ => Groups::Apart,
-    }
-}
-
-/// The layer for the ReLU that `planned` starts with and what it is fused with, and the number of steps. It adds
-/// `bias`, if there is one.
-fn rectified(planned: &[Planned], bias: Option<Param>) -> (Box<dyn Layer>, usize) {
-    let step = |index: usize| planned.get(index).map(|p| &p.step);
-    let (lrn, groups, pool, num_steps) = match (step(0), step(1), step(2)) {
-        (Some(Step::Relu), Some(Step::Lrn(rule, groups)), Some(Step::MaxPool(pool))) => {
-            (Some(*rule), *groups, *pool, 3)
-        }
-        (Some(Step::Relu), Some(Step::MaxPool(pool)), _) => (None, 1, *pool, 2),
-        _ => return (Box::new(Relu::new(planned[0].name.clone(), bias)), 1),
-    };
-    let names: Vec<_> = planned[..num_steps].iter().map(|p| p.name.as_str()).collect();
-    let rule = Fused { lrn, groups, pool };
-    (Box::new(ReluLrnPool::new(names.join("+"), rule, bias)), num_steps)
 }
 
 impl Planned {

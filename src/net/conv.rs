@@ -5,6 +5,7 @@
 
 mod as_one;
 mod fold;
+mod stacked;
 
 use std::ops::Range;
 
@@ -13,8 +14,10 @@ use tch::{Device, Tensor};
 
 use self::as_one::AsOne;
 use self::fold::Fold;
-use super::product::{on_tensor_cores, operand};
-use super::{Layer, Mode, Pass, kept};
+use self::stacked::Stacked;
+use super::product::{is_full_fp32, operand};
+use super::stack::Stacks;
+use super::{Layer, Mode, Pass, bias, kept};
 use crate::cuda;
 use crate::params::Param;
 use crate::torch_ext::{BiasGradient, ConvGeometry, InputGradient, convolution_backward};
@@ -22,10 +25,13 @@ use crate::torch_ext::{BiasGradient, ConvGeometry, InputGradient, convolution_ba
 /// How the groups of a convolution are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Groups {
-    /// Each by itself, as libtorch does it.
-    Apart,
+    /// As libtorch does it.
+    Grouped,
     /// By filters over all channels.
     AsOne,
+    /// Each on maps of its own, which are stacked, or the one there is on its map. Without a stride only, and
+    /// without a fill.
+    Stacked,
 }
 
 /// What the kernel is called with.
@@ -36,6 +42,8 @@ enum Form {
     Folded(Fold),
     /// A convolution of one group.
     AsOne(AsOne),
+    /// A convolution for each group, of which there may be one.
+    Stacked(Stacked),
 }
 
 /// Which layer adds a convolution's bias in training, and computes its gradient. Otherwise it is always the
@@ -79,7 +87,7 @@ impl Conv {
             && w.weight.size()[1] < 16
             && input == InputGradient::Unused
             && cuda::runs_own_kernels(device)
-            && (device == Device::Cpu || on_tensor_cores(w.weight.kind()));
+            && (device == Device::Cpu || !is_full_fp32(w.weight.kind()));
         let form = match folds {
             true => Form::Folded(Fold { kernel: w.weight.size()[3], geometry, fill: 0 }),
             false => Form::Plain,
@@ -98,8 +106,13 @@ impl Conv {
 
     /// The same with its groups, if it has several, computed in this way.
     pub(super) fn with_groups(mut self, groups: Groups) -> Self {
-        if groups == Groups::AsOne && self.geometry.groups > 1 {
-            self.form = Form::AsOne(AsOne::of(self.geometry.groups));
+        let geometry = self.geometry;
+        match groups {
+            Groups::AsOne if geometry.groups > 1 => {
+                self.form = Form::AsOne(AsOne::of(geometry.groups));
+            }
+            Groups::Stacked => self.form = Form::Stacked(Stacked { geometry }),
+            _ => {}
         }
         self
     }
@@ -119,7 +132,7 @@ impl Conv {
     fn weights(&mut self) -> Result<Tensor> {
         let w = operand(&self.w.weight)?;
         match &mut self.form {
-            Form::Plain => Ok(w),
+            Form::Plain | Form::Stacked(_) => Ok(w),
             Form::Folded(fold) => fold.weights(&w),
             Form::AsOne(as_one) => as_one.weights(&w),
         }
@@ -128,7 +141,7 @@ impl Conv {
     /// The geometry the kernel is called with.
     fn geometry(&self) -> ConvGeometry {
         match self.form {
-            Form::Plain => self.geometry,
+            Form::Plain | Form::Stacked(_) => self.geometry,
             Form::Folded(_) => Fold::GEOMETRY,
             Form::AsOne(_) => ConvGeometry { groups: 1, ..self.geometry },
         }
@@ -137,11 +150,24 @@ impl Conv {
     /// Fills the arena's gradient from that of the weights the kernel was called with.
     fn put_weight_gradient(&mut self, dw: &Tensor) -> Result<()> {
         match &self.form {
-            Form::Plain => self.w.grad.f_copy_(dw)?,
+            Form::Plain | Form::Stacked(_) => self.w.grad.f_copy_(dw)?,
             Form::Folded(fold) => self.w.grad.f_copy_(&fold.weight_gradient(dw)?)?,
             Form::AsOne(as_one) => return as_one.put_weight_gradient(dw, &self.w.grad),
         };
         Ok(())
+    }
+
+    /// All gradients but that of the bias, of stacked maps; that of the input is returned.
+    fn backward_stacked(
+        &self,
+        stacked: Stacked,
+        dy: &Tensor,
+        x: &Tensor,
+        w: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        stacked.put_weight_gradient(dy, x, w, &self.w.grad)?;
+        let needed = self.input == InputGradient::Needed;
+        needed.then(|| stacked.input_gradient(dy, w)).transpose()
     }
 }
 
@@ -167,18 +193,32 @@ impl Layer for Conv {
             _ => x,
         };
         let (w, g) = (self.weights()?, self.geometry());
-        let (stride, padding) = ([g.stride; 2], [g.padding; 2]);
         let here = self.bias == Bias::Here || pass.mode == Mode::Eval;
-        let b = here.then(|| operand(&self.b.weight)).transpose()?;
-        let image = nchw(&operand(&x)?)?;
-        let y = image.f_conv2d(&w, b.as_ref(), stride, padding, [1, 1], g.groups)?;
-        let y = y.f_to_kind(x.kind())?;
+        let y = if let Form::Stacked(stacked) = &self.form {
+            let mut y = stacked.forward(&x, &w)?;
+            if here {
+                bias::add(&mut y, &self.b, g.groups)?;
+            }
+            y
+        } else {
+            let (stride, padding) = ([g.stride; 2], [g.padding; 2]);
+            let b = here.then(|| operand(&self.b.weight)).transpose()?;
+            let image = nchw(&operand(&x)?)?;
+            let y = image.f_conv2d(&w, b.as_ref(), stride, padding, [1, 1], g.groups)?;
+            nhwc(&y.f_to_kind(x.kind())?)?
+        };
         self.kept = (pass.mode == Mode::Train).then_some((x, w));
-        nhwc(&y)
+        Ok(y)
     }
 
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let (x, w) = kept(&mut self.kept, &self.name)?;
+        if let Form::Stacked(stacked) = self.form {
+            if self.bias == Bias::Here {
+                bias::put_gradient(&dy, &self.b, self.geometry.groups)?;
+            }
+            return self.backward_stacked(stacked, &dy, &x, &w);
+        }
         let kind = dy.kind();
         let (dy, x) = (nchw(&operand(&dy)?)?, nchw(&operand(&x)?)?);
         let bias = match self.bias {
@@ -196,6 +236,15 @@ impl Layer for Conv {
 
     fn params(&self) -> Option<Range<usize>> {
         Some(self.w.range.start..self.b.range.end)
+    }
+
+    fn stacks(&self) -> Stacks {
+        match self.form {
+            Form::Stacked(Stacked { geometry }) => {
+                Stacks { input: geometry.groups, output: geometry.groups }
+            }
+            _ => Stacks::ONE,
+        }
     }
 }
 

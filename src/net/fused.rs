@@ -8,26 +8,62 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::pool::{map_of, size_of};
+use super::stack::{Stacks, size_in_stacks, stack, unstack};
 use super::{Layer, Mode, Pass, bias, kept};
 use crate::cuda::engine;
-use crate::elements::{by_kind, device_slice, device_slice_mut, slice, slice_mut};
-use crate::kernels::cuda::relu_lrn_pool::{self as on_gpu, Input};
+use crate::elements::{Element, by_kind, device_slice, device_slice_mut, slice, slice_mut};
+use crate::kernels::cuda::relu_lrn_pool::{self as on_gpu, Input, Stacks as OnGpu};
+use crate::kernels::pool::Map;
 use crate::kernels::relu_lrn_pool::ReluLrnPool as Rule;
 use crate::params::Param;
 
-/// `[N, H, W, C]` before the ReLU to `[N, H', W', C]` after the pooling.
+/// `[N, H, W, C]` before the ReLU to `[N, H', W', C]` after the pooling, or either in stacks.
 pub(super) struct ReluLrnPool {
     name: String,
     rule: Rule,
     /// What the convolution leaves to this layer in training.
     bias: Option<Param>,
+    stacks: Stacks,
     /// The input and where in its window each output came from.
     kept: Option<(Tensor, Tensor)>,
 }
 
 impl ReluLrnPool {
     pub(super) fn new(name: String, rule: Rule, bias: Option<Param>) -> Self {
-        Self { name, rule, bias, kept: None }
+        Self { name, rule, bias, stacks: Stacks::ONE, kept: None }
+    }
+
+    /// The same between layers whose channels lie so.
+    pub(super) fn in_stacks(self, stacks: Stacks) -> Self {
+        Self { stacks, ..self }
+    }
+
+    /// The shape of a map if its channels lay side by side.
+    fn map_of(&self, x: &Tensor) -> Map {
+        let (map, stacks) = (map_of(x), self.stacks.input as usize);
+        Map { num_images: map.num_images / stacks, channels: map.channels * stacks, ..map }
+    }
+
+    fn input<'a, T: Element>(&self, x: &'a Tensor, bias: Option<&'a Param>) -> Input<'a, T> {
+        let Stacks { input, output } = self.stacks;
+        let stacks = OnGpu { input: input as usize, output: output as usize };
+        let bias = bias.map(|b| device_slice(&b.weight));
+        Input { a: device_slice(x), bias, map: self.map_of(x), stacks }
+    }
+
+    /// The gradient of the activations `x` of which `dy` and `positions` are, by the CPU's kernel.
+    fn backward_on_cpu(&self, x: Tensor, dy: Tensor, positions: Tensor) -> Result<Tensor> {
+        let Stacks { input, output } = self.stacks;
+        let (x, dy) = (unstack(x, input)?, unstack(dy, output)?);
+        let (positions, mut dx) = (unstack(positions, output)?, x.f_empty_like()?);
+        by_kind!(x.kind(), T => self.rule.backward::<T>(
+            slice(&x),
+            slice(&dy),
+            slice(&positions),
+            slice_mut(&mut dx),
+            map_of(&x),
+        ));
+        stack(dx, input)
     }
 }
 
@@ -37,29 +73,36 @@ impl Layer for ReluLrnPool {
     }
 
     fn forward(&mut self, mut x: Tensor, pass: &Pass) -> Result<Tensor> {
-        let map = map_of(&x);
+        let map = self.map_of(&x);
         let lacking = self.bias.as_ref().filter(|_| pass.mode == Mode::Train);
         let size = size_of(self.rule.pool.output(map));
         let mut y = Tensor::f_empty(size, (x.kind(), x.device()))?;
         let mut positions = Tensor::f_empty(size, (Kind::Uint8, x.device()))?;
         match engine(x.device()) {
-            Some(on) => by_kind!(x.kind(), T => on_gpu::forward::<T>(
-                &on,
-                &self.rule,
-                Input { a: device_slice(&x), bias: lacking.map(|b| device_slice(&b.weight)), map },
-                &mut device_slice_mut(&mut y),
-                &mut device_slice_mut(&mut positions),
-            ))?,
+            Some(on) => {
+                let size = size_in_stacks(&y, self.stacks.output)?;
+                (y, positions) = (y.f_view(size)?, positions.f_view(size)?);
+                by_kind!(x.kind(), T => on_gpu::forward::<T>(
+                    &on,
+                    &self.rule,
+                    self.input(&x, lacking),
+                    &mut device_slice_mut(&mut y),
+                    &mut device_slice_mut(&mut positions),
+                ))?;
+            }
             None => {
+                let Stacks { input, output } = self.stacks;
                 if let Some(b) = lacking {
-                    bias::add(&mut x, b)?;
+                    bias::add(&mut x, b, input)?;
                 }
+                let a = unstack(x.shallow_clone(), input)?;
                 by_kind!(x.kind(), T => self.rule.forward::<T>(
-                    slice(&x),
+                    slice(&a),
                     slice_mut(&mut y),
                     slice_mut(&mut positions),
                     map,
                 ));
+                (y, positions) = (stack(y, output)?, stack(positions, output)?);
             }
         }
         self.kept = (pass.mode == Mode::Train).then_some((x, positions));
@@ -68,27 +111,28 @@ impl Layer for ReluLrnPool {
 
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let (x, positions) = kept(&mut self.kept, &self.name)?;
-        let (mut dx, map, b) = (x.f_empty_like()?, map_of(&x), self.bias.as_ref());
-        match engine(x.device()) {
-            Some(on) => by_kind!(x.kind(), T => on_gpu::backward::<T>(
-                &on,
-                &self.rule,
-                Input { a: device_slice(&x), bias: b.map(|b| device_slice(&b.weight)), map },
-                device_slice(&dy),
-                device_slice(&positions),
-                &mut device_slice_mut(&mut dx),
-            ))?,
-            None => by_kind!(x.kind(), T => self.rule.backward::<T>(
-                slice(&x),
-                slice(&dy),
-                slice(&positions),
-                slice_mut(&mut dx),
-                map,
-            )),
-        }
-        if let Some(b) = &mut self.bias {
-            bias::put_gradient(&dx, b)?;
+        let dx = match engine(x.device()) {
+            Some(on) => {
+                let mut dx = x.f_empty_like()?;
+                by_kind!(x.kind(), T => on_gpu::backward::<T>(
+                    &on,
+                    &self.rule,
+                    self.input(&x, self.bias.as_ref()),
+                    device_slice(&dy),
+                    device_slice(&positions),
+                    &mut device_slice_mut(&mut dx),
+                ))?;
+                dx
+            }
+            None => self.backward_on_cpu(x, dy, positions)?,
+        };
+        if let Some(b) = &self.bias {
+            bias::put_gradient(&dx, b, self.stacks.input)?;
         }
         Ok(Some(dx))
+    }
+
+    fn stacks(&self) -> Stacks {
+        self.stacks
     }
 }

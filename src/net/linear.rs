@@ -45,7 +45,7 @@ impl Layer for Linear {
         } else {
             self.w.grad.f_copy_(&dy.f_tr()?.f_mm(&x)?)?;
         }
-        bias::put_gradient(&dy, &mut self.b)?;
+        bias::put_gradient(&dy, &self.b, 1)?;
         Ok(Some(dy.f_mm(&operand(&self.w.weight)?)?.f_to_kind(kind)?))
     }
 

@@ -19,6 +19,7 @@ mod pool;
 mod product;
 mod relu;
 mod scatter;
+mod stack;
 
 use std::ops::Range;
 
@@ -30,6 +31,7 @@ use crate::params::{Arena, all_finite};
 use crate::random::Key;
 
 pub use gather::{GatherGradient, Parts};
+pub use stack::{Stacks, stack, unstack};
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,11 @@ pub trait Layer: Send {
     /// The part of the arena that `backward` fills.
     fn params(&self) -> Option<Range<usize>> {
         None
+    }
+
+    /// How the channels of its maps lie.
+    fn stacks(&self) -> Stacks {
+        Stacks::ONE
     }
 }
 
@@ -228,7 +235,7 @@ impl Net {
         for layer in &mut self.layers {
             x = layer.forward(x, pass)?;
             // Later layers may work in place.
-            outputs.push((layer.name().to_owned(), x.copy()));
+            outputs.push((layer.name().to_owned(), unstack(x.copy(), layer.stacks().output)?));
         }
         Ok(outputs)
     }

@@ -16,12 +16,9 @@ pub(super) fn operand(x: &Tensor) -> Result<Tensor> {
     Ok(if is_slow { x.f_to_kind(Kind::Float)? } else { x.shallow_clone() })
 }
 
-/// Whether GPUs multiply numbers of this kind by their tensor cores.
-pub(super) fn on_tensor_cores(kind: Kind) -> bool {
-    match kind {
-        Kind::Float => torch_ext::products() == Products::Tf32,
-        kind => kind == Kind::BFloat16,
-    }
+/// Whether these are 32-bit floats of which GPUs multiply every bit, as tensor cores do not.
+pub(super) fn is_full_fp32(kind: Kind) -> bool {
+    kind == Kind::Float && torch_ext::products() == Products::Exact
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,25 +1,47 @@
 // A layer's bias (kernels/bias.rs), of maps and of vectors, channels last:
-//   relu:      a = max(a + b_c, 0), the sum rounded to an element first
+//   relu:      y = max(a + b_c, 0), the sum rounded to an element first
+//   unrelu:    da = dy where y is not 0, elsewhere 0
 //   gradient:  db_c = sum of da_c over all rows, a row being a pixel or an image
 //
-// Bytes moved: relu reads and writes the map once; the gradient reads it once, and partial sums twice.
-// CHANNELS, TILE and ABREAST are compiled in. Sums are added in an order that only the shape decides.
+// Bytes moved: relu and unrelu read and write each map once; the gradient reads it once, and partial sums twice.
+// CHANNELS, STACKS, TILE and ABREAST are compiled in. Sums are added in an order that only the shape decides.
 
 constexpr int CHUNKS = CHANNELS / CHUNK;
 
-// A thread computes CHUNK channels of a row.
+// Where CHUNK channels of a row lie in `y` and `dy`, which hold the channels in STACKS, all rows of one before
+// those of the next.
+__device__ inline size_t in_stacks(unsigned index, unsigned num_rows) {
+    constexpr int STACK = CHANNELS / STACKS;
+    if (STACKS == 1) return size_t(index) * CHUNK;
+    unsigned channel = index % CHUNKS * CHUNK, row = index / CHUNKS;
+    return (size_t(channel / STACK) * num_rows + row) * STACK + channel % STACK;
+}
+
+// A thread computes CHUNK channels of a row. Not stacked, `y` may be `a`.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    relu(Real* __restrict__ a, const Real* __restrict__ bias, unsigned num_threads) {
+    relu(const Real* a, const Real* __restrict__ bias, Real* y, unsigned num_rows) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
-    if (index >= num_threads) return;
-    Real* chunk = a + size_t(index) * CHUNK;
+    if (index >= num_rows * CHUNKS) return;
     Elements<CHUNK> sums, biases;
-    sums.read(true, chunk);
+    sums.read(true, a + size_t(index) * CHUNK);
     biases.read(true, bias + index % CHUNKS * CHUNK);
     sums.add(biases);
     Wide values[CHUNK];
     sums.template widen_to<RELU>(values);
-    store_rounded(chunk, values);
+    store_rounded(y + in_stacks(index, num_rows), values);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    unrelu(const Real* __restrict__ y, const Real* __restrict__ dy, Real* __restrict__ da, unsigned num_rows) {
+    unsigned index = blockIdx.x * THREADS + threadIdx.x;
+    if (index >= num_rows * CHUNKS) return;
+    size_t from = in_stacks(index, num_rows);
+    Wide activations[CHUNK], gradients[CHUNK];
+    load_wide<CHUNK, IDENTITY>(true, y + from, activations);
+    load_wide<CHUNK, IDENTITY>(true, dy + from, gradients);
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) gradients[i] = activations[i] <= 0 ? Wide(0) : gradients[i];
+    store_rounded(da + size_t(index) * CHUNK, gradients);
 }
 
 // A block sums TILE chunks of a row, side by side, and reads so many rows at a time.

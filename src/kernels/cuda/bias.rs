@@ -2,7 +2,7 @@
 
 use super::error::CudaError;
 use super::launch::{Engine, Launch};
-use super::memory::{Slice, SliceMut, argument};
+use super::memory::{Argument, Slice, SliceMut, argument};
 use super::program::{CudaReal, Program, Source};
 use crate::kernels::bias::check;
 
@@ -19,6 +19,8 @@ const ABREAST: u32 = 32;
 /// How the channels of a row are shared among threads and blocks.
 struct Split {
     channels: u32,
+    /// As many as lie apart from each other.
+    stacks: u32,
     /// Channels that a thread reads together: 16 bytes.
     chunk: u32,
     /// Chunks that a block sums.
@@ -26,15 +28,20 @@ struct Split {
 }
 
 impl Split {
-    fn of<T: CudaReal>(num_channels: usize) -> Self {
-        let (channels, chunk) =
-            (num_channels as u32, T::chunk(128 / T::BITS as usize, num_channels));
+    fn of<T: CudaReal>(num_channels: usize, stacks: usize) -> Self {
+        assert!(
+            stacks > 0 && num_channels.is_multiple_of(stacks),
+            "bias: {num_channels} channels do not divide into {stacks} stacks"
+        );
+        let chunk = T::chunk(128 / T::BITS as usize, num_channels / stacks);
+        let (channels, stacks) = (num_channels as u32, stacks as u32);
         let chunks = channels / chunk;
-        Self { channels, chunk, tile: if chunks <= 64 { chunks } else { 32 } }
+        Self { channels, stacks, chunk, tile: if chunks <= 64 { chunks } else { 32 } }
     }
 
     fn program<T: CudaReal>(&self) -> Program {
-        Program::new::<T>(Source::Bias, &[self.chunk, self.channels, self.tile, ABREAST])
+        let Self { channels, stacks, chunk, tile } = *self;
+        Program::new::<T>(Source::Bias, &[chunk, channels, stacks, tile, ABREAST])
     }
 }
 
@@ -50,17 +57,73 @@ pub fn relu<T: CudaReal>(
     a: &mut SliceMut<'_, T>,
     bias: Slice<'_, T>,
 ) -> Result<(), CudaError> {
-    check(a.len(), bias.len());
-    let split = Split::of::<T>(bias.len());
+    let split = Split::of::<T>(bias.len(), 1);
+    rectify(on, &split, a.as_slice(), bias, a.argument())
+}
+
+/// [`relu`] of `a` into `y`, [stacks, rows, channels / stacks].
+///
+/// # Errors
+/// As [`relu`].
+///
+/// # Panics
+/// As [`relu`], or if `y` is not as long as `a`, or the channels do not divide into the stacks.
+pub fn relu_into_stacks<T: CudaReal>(
+    on: &dyn Engine,
+    a: Slice<'_, T>,
+    bias: Slice<'_, T>,
+    y: &mut SliceMut<'_, T>,
+    stacks: usize,
+) -> Result<(), CudaError> {
+    assert_eq!(a.len(), y.len(), "bias: the activations");
+    let split = Split::of::<T>(bias.len(), stacks);
+    y.check_aligned(split.chunk as usize)?;
+    rectify(on, &split, a, bias, y.argument())
+}
+
+fn rectify<T: CudaReal>(
+    on: &dyn Engine,
+    split: &Split,
+    a: Slice<'_, T>,
+    bias: Slice<'_, T>,
+    y: Argument<'_>,
+) -> Result<(), CudaError> {
+    let num_rows = check(a.len(), bias.len());
     let chunk = split.chunk as usize;
     a.check_aligned(chunk)?;
     bias.check_aligned(chunk)?;
-    let num_threads = a.len() / chunk;
     on.launch(&Launch::over(
-        num_threads,
+        a.len() / chunk,
         split.program::<T>(),
         c"relu",
-        &[a.argument(), bias.argument(), argument(&(num_threads as u32))],
+        &[a.argument(), bias.argument(), y, argument(&(num_rows as u32))],
+    ))
+}
+
+/// The gradient `da`, [rows, channels], of what [`relu_into_stacks`] was given, from that of its result and the result,
+/// both [stacks, rows, channels / stacks].
+///
+/// # Errors
+/// As [`relu`].
+///
+/// # Panics
+/// If the lengths differ or are not of whole rows, or the channels do not divide into the stacks.
+pub fn unrelu_from_stacks<T: CudaReal>(
+    on: &dyn Engine,
+    [y, dy]: [Slice<'_, T>; 2],
+    da: &mut SliceMut<'_, T>,
+    num_channels: usize,
+    stacks: usize,
+) -> Result<(), CudaError> {
+    assert!(y.len() == da.len() && dy.len() == da.len(), "bias: the gradients");
+    let (num_rows, split) = (check(da.len(), num_channels), Split::of::<T>(num_channels, stacks));
+    let chunk = split.chunk as usize;
+    [y, dy, da.as_slice()].iter().try_for_each(|map| map.check_aligned(chunk))?;
+    on.launch(&Launch::over(
+        da.len() / chunk,
+        split.program::<T>(),
+        c"unrelu",
+        &[y.argument(), dy.argument(), da.argument(), argument(&(num_rows as u32))],
     ))
 }
 
@@ -91,7 +154,7 @@ pub fn gradient<T: CudaReal>(
     let num_channels = db.len();
     let num_partial = num_blocks(num_rows);
     assert_eq!(partial.len(), num_partial * num_channels, "bias: the partial sums");
-    let split = Split::of::<T>(num_channels);
+    let split = Split::of::<T>(num_channels, 1);
     da.check_aligned(split.chunk as usize)?;
     on.launch(&Launch::of_blocks(
         [num_partial as u32, split.channels.div_ceil(split.chunk * split.tile)],

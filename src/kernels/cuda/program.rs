@@ -9,7 +9,7 @@ use super::super::real::{Real, Wide};
 use super::memory::Plain;
 
 /// The most constants any source has.
-const MAX_CONSTANTS: usize = 10;
+const MAX_CONSTANTS: usize = 12;
 
 /// The files of `src/kernels/cuda`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,13 +90,15 @@ impl Source {
                 "WIDTH",
                 "WINDOW",
                 "STRIDE",
+                "IN_STACKS",
+                "OUT_STACKS",
             ],
             Self::Lrn => &["CHUNK", "LRN_SIZE", "THREE_QUARTERS", "CHANNELS", "GROUP"],
             Self::Dropout => &["CHUNK"],
             Self::Update => &["MAX_RUNS"],
             Self::CrossEntropy => &[],
             Self::Finish => &["VALUES", "CROP"],
-            Self::Bias => &["CHUNK", "CHANNELS", "TILE", "ABREAST"],
+            Self::Bias => &["CHUNK", "CHANNELS", "STACKS", "TILE", "ABREAST"],
             Self::Fold => {
                 &["CHUNK", "HEIGHT", "WIDTH", "CHANNELS", "STRIDE", "PADDING", "ROWS", "COLUMNS"]
             }

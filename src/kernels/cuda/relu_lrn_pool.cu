@@ -3,7 +3,12 @@
 //
 // Bytes moved: forward reads the map a and writes y and one byte of argmax per output; backward reads a, dy and
 // argmax and writes da. Each once from memory; what neighbouring threads share comes from the caches.
-// BIAS, HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW and STRIDE are compiled in.
+// BIAS, HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW, STRIDE, IN_STACKS and OUT_STACKS are compiled in.
+
+// Channels that lie side by side in the map and in the pooled one: all, or those of a stack, with all images of one stack
+// before those of the next.
+constexpr int STACK = CHANNELS / IN_STACKS, POOLED_STACK = CHANNELS / OUT_STACKS;
+static_assert(LRN_SIZE == 0 || (STACK % GROUP == 0 && POOLED_STACK % GROUP == 0), "no group is cut");
 
 constexpr int OUT_HEIGHT = (HEIGHT - WINDOW) / STRIDE + 1;
 constexpr int OUT_WIDTH = (WIDTH - WINDOW) / STRIDE + 1;
@@ -73,6 +78,12 @@ struct Channels {
     }
 };
 
+// An image's number among those of all stacks, for the stack of a channel.
+template <int SIDE_BY_SIDE>
+__device__ inline size_t image_of(int channel, unsigned image, unsigned num_images) {
+    return SIDE_BY_SIDE == CHANNELS ? image : channel / SIDE_BY_SIDE * num_images + image;
+}
+
 // The values that are pooled: CHUNK channels of a pixel.
 __device__ inline void pooled_values(
     const Neighbourhood<REACH>& sums, const Channels<REACH>& channels, const Rule& rule, Wide (&values)[CHUNK]) {
@@ -92,12 +103,12 @@ struct Row {
 
     __device__ inline void read(const Real* from, int first) {
 #pragma unroll
-        for (int x = 0; x < WINDOW; ++x) pixels[x].read(from + size_t(x) * CHANNELS, first);
+        for (int x = 0; x < WINDOW; ++x) pixels[x].read(from + x * STACK, first);
     }
     // Asks for it, so that reading it takes less long.
     __device__ static inline void prefetch(const Real* from) {
 #pragma unroll
-        for (int x = 0; x < WINDOW; ++x) prefetch_line(from + size_t(x) * CHANNELS);
+        for (int x = 0; x < WINDOW; ++x) prefetch_line(from + x * STACK);
     }
     // The largest of its values.
     __device__ inline void pool(const Channels<REACH>& channels, const Rule& rule, Best& best) const {
@@ -139,7 +150,7 @@ constexpr int BLOCKS = ELEMENT_BITS == 32 ? 5 : 0;
 // computed by both threads: their values in one would be registers that its loads need more.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     forward(const Real* __restrict__ a, const Real* __restrict__ bias, Real* __restrict__ y,
-            unsigned char* __restrict__ argmax, unsigned num_threads, int strip, Rule rule) {
+            unsigned char* __restrict__ argmax, unsigned num_threads, unsigned num_images, int strip, Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_threads) return;
     int channel = index % CHUNKS * CHUNK;
@@ -148,10 +159,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     unsigned strips = (OUT_HEIGHT + strip - 1) / strip;
     unsigned at = index / (CHUNKS * OUT_WIDTH);
     int out_y = at % strips * strip;
-    size_t image = at / strips;
+    unsigned image = at / strips;
     int end = out_y + strip < OUT_HEIGHT ? out_y + strip : OUT_HEIGHT;
-    constexpr size_t ROW = size_t(WIDTH) * CHANNELS;
-    const Real* column = a + image * HEIGHT * ROW + size_t(out_x) * STRIDE * CHANNELS + channel;
+    constexpr size_t ROW = size_t(WIDTH) * STACK;
+    const Real* column =
+        a + image_of<STACK>(channel, image, num_images) * HEIGHT * ROW + out_x * STRIDE * STACK + channel % STACK;
+    size_t pooled_image = image_of<POOLED_STACK>(channel, image, num_images);
 
     int next_y = out_y * STRIDE;
     Row next;
@@ -184,7 +197,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             }
             if (r >= STRIDE) carried[r - STRIDE] = largest;
         }
-        store_pooled(y, argmax, ((image * OUT_HEIGHT + out_y) * OUT_WIDTH + out_x) * CHANNELS + channel, best);
+        size_t pixel = (pooled_image * OUT_HEIGHT + out_y) * OUT_WIDTH + out_x;
+        store_pooled(y, argmax, pixel * POOLED_STACK + channel % POOLED_STACK, best);
     }
 }
 
@@ -283,7 +297,7 @@ __device__ inline void backward_pixel(
 extern "C" __global__ void __launch_bounds__(THREADS)
     backward(const Real* __restrict__ a, const Real* __restrict__ bias, const Real* __restrict__ dy,
              const unsigned char* __restrict__ argmax, Real* __restrict__ da, unsigned num_threads,
-             Rule rule) {
+             unsigned num_images, Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_threads) return;
     int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
@@ -291,12 +305,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     unsigned row = index / (CHUNKS * CELLS);
     int y = row % HEIGHT;
     unsigned image = row / HEIGHT;
-    size_t chunk = (size_t(row) * WIDTH + cell * STRIDE) * CHANNELS + channel;
+    size_t in_map = image_of<STACK>(channel, image, num_images) * HEIGHT + y;
+    size_t chunk = (in_map * WIDTH + cell * STRIDE) * STACK + channel % STACK;
+    long long pooled_image = image_of<POOLED_STACK>(channel, image, num_images);
 
     // The map is read when its gradient is gathered, and is on its way until then.
 #pragma unroll
     for (int i = 0; i < STRIDE; ++i) {
-        if (cell * STRIDE + i < WIDTH) prefetch_line(a + chunk + i * CHANNELS);
+        if (cell * STRIDE + i < WIDTH) prefetch_line(a + chunk + i * STACK);
     }
     Wide gradients[STRIDE][CHUNK + 2 * REACH] = {};
     for (int wy = first_window(y); wy < end_window(y, OUT_HEIGHT); ++wy) {
@@ -304,8 +320,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int back = DEPTH - 1; back >= 0; --back) {
             int wx = cell - back;
             bool inside = wx >= 0 && wx < OUT_WIDTH;
-            long long window = (long long)(image * OUT_HEIGHT + wy) * OUT_WIDTH + wx;
-            long long from = window * CHANNELS + channel;
+            long long window = (pooled_image * OUT_HEIGHT + wy) * OUT_WIDTH + wx;
+            long long from = window * POOLED_STACK + channel % POOLED_STACK;
             WindowOutputs outputs;
             outputs.read(inside, dy + from, argmax + from, first);
 #pragma unroll
@@ -323,6 +339,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         // Read anew for each pixel: kept, biases would hold registers that more threads need.
         Channels<2 * REACH> channels(channel, bias);
         backward_pixel(a + chunk, gradients[i], channels, rule, da + chunk);
-        chunk += CHANNELS;
+        chunk += STACK;
     }
 }

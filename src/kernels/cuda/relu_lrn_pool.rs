@@ -12,6 +12,20 @@ use crate::kernels::relu_lrn_pool::ReluLrnPool;
 /// Threads that keep a large GPU busy; with fewer, forward cuts the columns of outputs shorter.
 const ENOUGH_THREADS: usize = 1 << 17;
 
+/// In how many stacks channels lie: one part's for all images, `[N, H, W, C / stacks]`, then the next part's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stacks {
+    /// Of the map.
+    pub input: usize,
+    /// Of the pooled map and its positions.
+    pub output: usize,
+}
+
+impl Stacks {
+    /// All channels side by side.
+    pub const ONE: Self = Self { input: 1, output: 1 };
+}
+
 /// A convolution's output, of shape `map`.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a, T> {
@@ -19,8 +33,10 @@ pub struct Input<'a, T> {
     pub a: Slice<'a, T>,
     /// What each channel still lacks, if it does; its sums with the elements are rounded to elements.
     pub bias: Option<Slice<'a, T>>,
-    /// The shape.
+    /// The shape if its channels lay side by side.
     pub map: Map,
+    /// How they lie, here and in what is computed.
+    pub stacks: Stacks,
 }
 
 impl<T: CudaReal> Input<'_, T> {
@@ -42,7 +58,7 @@ impl<T: CudaReal> Input<'_, T> {
 /// If the kernel cannot be compiled or started, or an array is not aligned to its vectors.
 ///
 /// # Panics
-/// As [`ReluLrnPool::forward`].
+/// As [`ReluLrnPool::forward`], or if stacks cut a group of the normalisation.
 pub fn forward<T: CudaReal>(
     on: &dyn Engine,
     kernel: &ReluLrnPool,
@@ -51,7 +67,7 @@ pub fn forward<T: CudaReal>(
     argmax: &mut SliceMut<'_, u8>,
 ) -> Result<(), CudaError> {
     let output = kernel.check(input.map, input.a.len(), [y.len(), argmax.len()]);
-    let enough = ENOUGH_THREADS / strip_threads::<T>(kernel, input.map).max(1);
+    let enough = ENOUGH_THREADS / strip_threads::<T>(kernel, &input).max(1);
     forward_in_strips(on, kernel, input, y, argmax, enough.clamp(1, output.height))
 }
 
@@ -73,11 +89,11 @@ pub(super) fn forward_in_strips<T: CudaReal>(
 ) -> Result<(), CudaError> {
     let Input { a, map, .. } = input;
     let output = kernel.check(map, a.len(), [y.len(), argmax.len()]);
-    let chunk = forward_chunk::<T>(kernel, map);
+    let chunk = forward_chunk::<T>(kernel, &input);
     check_aligned(chunk, [a, y.as_slice()], argmax.as_slice())?;
     input.check(chunk)?;
     let strip = output.height.div_ceil(num_strips);
-    let num_threads = strip_threads::<T>(kernel, map) * output.height.div_ceil(strip);
+    let num_threads = strip_threads::<T>(kernel, &input) * output.height.div_ceil(strip);
     on.launch(&Launch::over(
         num_threads,
         program(kernel, &input, chunk),
@@ -88,6 +104,7 @@ pub(super) fn forward_in_strips<T: CudaReal>(
             y.argument(),
             argmax.argument(),
             argument(&(num_threads as u32)),
+            argument(&(map.num_images as u32)),
             argument(&(strip as i32)),
             argument(&rule::<T>(kernel.lrn.as_ref())),
         ],
@@ -95,13 +112,14 @@ pub(super) fn forward_in_strips<T: CudaReal>(
 }
 
 /// The channels of a forward thread: 16 bytes, and not more registers than fit.
-fn forward_chunk<T: CudaReal>(kernel: &ReluLrnPool, map: Map) -> u32 {
-    T::chunk(if T::BITS == 16 { 8 } else { 4 }, group_channels(kernel, map))
+fn forward_chunk<T: CudaReal>(kernel: &ReluLrnPool, input: &Input<'_, T>) -> u32 {
+    T::chunk(if T::BITS == 16 { 8 } else { 4 }, side_by_side(kernel, input))
 }
 
 /// The threads of forward if each computes a column of outputs from top to bottom.
-fn strip_threads<T: CudaReal>(kernel: &ReluLrnPool, map: Map) -> usize {
-    let chunks = map.channels / forward_chunk::<T>(kernel, map) as usize;
+fn strip_threads<T: CudaReal>(kernel: &ReluLrnPool, input: &Input<'_, T>) -> usize {
+    let map = input.map;
+    let chunks = map.channels / forward_chunk::<T>(kernel, input) as usize;
     map.num_images * chunks * kernel.pool.output(map).width
 }
 
@@ -126,7 +144,7 @@ pub fn backward<T: CudaReal>(
     assert_eq!(a.len(), da.len(), "relu, lrn, pool: the gradient is not of shape {map:?}");
     // A thread reads twice a window's reach beyond its chunk on each side, and computes the denominators
     // of once the reach: the longer the chunk, the smaller their share.
-    let chunk = T::chunk(if T::BITS == 16 { 16 } else { 8 }, group_channels(kernel, map));
+    let chunk = T::chunk(if T::BITS == 16 { 16 } else { 8 }, side_by_side(kernel, &input));
     check_aligned(chunk, [a, dy], argmax)?;
     da.check_aligned(chunk as usize)?;
     input.check(chunk)?;
@@ -144,6 +162,7 @@ pub fn backward<T: CudaReal>(
             argmax.argument(),
             da.argument(),
             argument(&(num_threads as u32)),
+            argument(&(map.num_images as u32)),
             argument(&rule::<T>(kernel.lrn.as_ref())),
         ],
     ))
@@ -151,6 +170,19 @@ pub fn backward<T: CudaReal>(
 
 fn group_channels(kernel: &ReluLrnPool, map: Map) -> usize {
     map.channels / kernel.groups
+}
+
+/// Channels that lie side by side and are normalised together: those a chunk may be of.
+fn side_by_side<T: CudaReal>(kernel: &ReluLrnPool, input: &Input<'_, T>) -> usize {
+    let Input { map, stacks, .. } = *input;
+    let group = group_channels(kernel, map);
+    let part = map.channels / stacks.input.max(stacks.output);
+    assert!(
+        kernel.lrn.is_none() || part.is_multiple_of(group),
+        "relu, lrn, pool: {stacks:?} of {} channels cut groups of {group}",
+        map.channels
+    );
+    group.min(part)
 }
 
 fn check_aligned<T: CudaReal>(
@@ -173,6 +205,8 @@ fn program<T: CudaReal>(kernel: &ReluLrnPool, input: &Input<'_, T>, chunk: u32) 
         map.width,
         kernel.pool.window,
         kernel.pool.stride,
+        input.stacks.input,
+        input.stacks.output,
     ];
     let bias = u32::from(input.bias.is_some());
     let mut constants = vec![chunk, size, three_quarters, bias];

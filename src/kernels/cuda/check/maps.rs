@@ -1,7 +1,7 @@
 //! The kernels of feature maps against their twins.
 
 use super::super::machine::{Buffer, Machine};
-use super::super::relu_lrn_pool::Input as On;
+use super::super::relu_lrn_pool::{Input as On, Stacks};
 use super::super::{CudaError, bias, fold, lrn, relu_lrn_pool};
 use super::{CheckedReal, Outcome, computed, noise, outcome, real, value};
 use crate::kernels::bias as bias_twin;
@@ -34,20 +34,23 @@ struct Case {
     width: usize,
     channels: usize,
     input: Input,
+    stacks: Stacks,
 }
 
 /// Maps as large as the paper's and windows as they lie there; then windows that share two rows with the
 /// next, and windows apart from each other in a map of odd sizes, whose input also has a NaN.
 ///
 /// The paper's constants are for activations of a hundred: there the sum is as large as k.
-fn cases() -> [Case; 5] {
+fn cases() -> [Case; 8] {
     let layer = |lrn, groups, (height, width, channels), pool, input| Case {
         kernel: ReluLrnPool { lrn, groups, pool },
         height,
         width,
         channels,
         input,
+        stacks: Stacks::ONE,
     };
+    let stacked = |input, output, case| Case { stacks: Stacks { input, output }, ..case };
     let odd = Lrn { size: 3, alpha: 0.2, beta: 0.6, k: 1.0 };
     let [dense, apart] = [(3, 1), (2, 3)].map(|(window, stride)| MaxPool { window, stride });
     [
@@ -56,6 +59,9 @@ fn cases() -> [Case; 5] {
         layer(None, 1, (13, 13, 256), POOL, Input::Tied),
         layer(Some(STRONG), 2, (9, 8, 48), dense, Input::Scaled(1.0)),
         layer(Some(odd), 2, (7, 8, 12), apart, Input::WithNan),
+        stacked(1, 2, layer(Some(STRONG), 2, (9, 8, 96), POOL, Input::Scaled(1.0))),
+        stacked(2, 1, layer(Some(STRONG), 4, (7, 9, 64), POOL, Input::Scaled(1.0))),
+        stacked(2, 1, layer(None, 1, (6, 7, 48), POOL, Input::Tied)),
     ]
 }
 
@@ -83,6 +89,9 @@ pub(super) fn all<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>,
     for (rows, channels) in [(600, 96), (70_000, 12), (3, 4096), (9, 7)] {
         outcomes.extend(biased::<T>(machine, rows, channels)?);
     }
+    for (rows, channels, stacks) in [(50, 384, 2), (31, 36, 3)] {
+        outcomes.extend(rectified::<T>(machine, rows, channels, stacks)?);
+    }
     let conv1 = Fold { stride: 4, padding: 2, rows: 9, columns: 8 };
     for (kernel, side) in [(conv1, 30), (Fold { stride: 3, padding: 0, rows: 2, columns: 3 }, 8)] {
         outcomes.push(folded::<T>(machine, kernel, side)?);
@@ -107,11 +116,11 @@ fn fused<T: CheckedReal>(
     case: &Case,
     lacking: Bias,
 ) -> Result<Vec<Outcome>, CudaError> {
-    let Case { kernel, height, width, channels, input } = *case;
+    let Case { kernel, height, width, channels, input, stacks } = *case;
     let map = Map { num_images: 2, height, width, channels };
     let output = kernel.pool.output(map);
     let mut a = input.elements::<T>(map.num_elements());
-    let on_a = Buffer::of(machine, &a)?;
+    let on_a = Buffer::of(machine, &stacked(&a, map, stacks.input))?;
     let scale = if let Input::Scaled(scale) = input { scale } else { 1.0 };
     let of_channels = noise::<T>(channels, 12, scale);
     let on_bias = Buffer::of(machine, &of_channels)?;
@@ -119,17 +128,20 @@ fn fused<T: CheckedReal>(
     if bias.is_some() {
         bias_twin::add(&mut a, &of_channels);
     }
-    let on = On { a: on_a.slice(), bias, map };
+    let on = On { a: on_a.slice(), bias, map, stacks };
     let dy = noise::<T>(output.num_elements(), 2, 1.0);
     let (mut y, mut argmax) = (vec![T::ZERO; dy.len()], vec![0; dy.len()]);
     kernel.forward(&a, &mut y, &mut argmax, map);
     let mut da = vec![T::ZERO; a.len()];
     kernel.backward(&a, &dy, &argmax, &mut da, map);
 
-    let on_dy = Buffer::of(machine, &dy)?;
+    let on_dy = Buffer::of(machine, &stacked(&dy, output, stacks.output))?;
     let lrn = if kernel.lrn.is_some() { "lrn+" } else { "" };
     let MaxPool { window, stride } = kernel.pool;
-    let shape = format!("{window}/{stride} {} {height}x{width}x{channels}", T::NAME);
+    let Stacks { input: from, output: to } = stacks;
+    let how_stacked =
+        if stacks == Stacks::ONE { String::new() } else { format!(" stacked {from} to {to}") };
+    let shape = format!("{window}/{stride} {} {height}x{width}x{channels}{how_stacked}", T::NAME);
     let first = if bias.is_some() { "bias+" } else { "" };
     let name = |pass: &str| format!("{first}relu+{lrn}pool {pass} {shape}");
     let mut outcomes = Vec::new();
@@ -145,24 +157,23 @@ fn fused<T: CheckedReal>(
                 }
             }
         })?;
-        let our_largest = at_positions(&kernel, &a, &positions.to_vec()?, map);
+        let our_y = unstacked(&our_y, output, stacks.output);
+        let positions = unstacked(&positions.to_vec()?, output, stacks.output);
+        let our_largest = at_positions(&kernel, &a, &positions, map);
         let how = strips.map_or_else(String::new, |num| format!(" in {num} strips"));
         outcomes.push(outcome(name("forward") + &how, &our_y, &y, T::LIMIT));
         outcomes.push(outcome(name("positions") + &how, &our_largest, &y, T::LIMIT));
         if input == Input::Tied && lacking == Bias::None {
-            outcomes.push(same_choices(
-                name("first of equals") + &how,
-                &positions.to_vec()?,
-                (&argmax, &y),
-            ));
+            outcomes.push(same_choices(name("first of equals") + &how, &positions, (&argmax, &y)));
         }
     }
     // Of nearly equal values rounding may choose another: backward is given the twin's choice.
-    let on_argmax = Buffer::of(machine, &argmax)?;
+    let on_argmax = Buffer::of(machine, &stacked(&argmax, output, stacks.output))?;
     let (on_dy, on_argmax) = (on_dy.slice(), on_argmax.slice());
     let our_da = computed(machine, a.len(), |da| {
         relu_lrn_pool::backward(machine, &kernel, on, on_dy, on_argmax, da)
     })?;
+    let our_da = unstacked(&our_da, map, stacks.input);
     outcomes.push(outcome(name("backward"), &our_da, &da, T::LIMIT));
     Ok(outcomes)
 }
@@ -190,6 +201,51 @@ fn biased<T: CheckedReal>(
         outcome(format!("bias+relu {shape}"), &on_a.to_vec()?, &a, 0.0),
         outcome(format!("bias gradient {shape}"), &our_db, &db, T::LIMIT),
     ])
+}
+
+/// ReLU between a map and its stacks, and its gradient on the way back.
+fn rectified<T: CheckedReal>(
+    machine: &dyn Machine,
+    rows: usize,
+    channels: usize,
+    stacks: usize,
+) -> Result<Vec<Outcome>, CudaError> {
+    let map = Map { num_images: rows, height: 1, width: 1, channels };
+    let (mut a, bias) = (noise::<T>(rows * channels, 16, 1.0), noise::<T>(channels, 17, 1.0));
+    let dy = noise::<T>(rows * channels, 18, 1.0);
+    let (on_a, on_bias) = (Buffer::of(machine, &a)?, Buffer::of(machine, &bias)?);
+    let on_dy = Buffer::of(machine, &stacked(&dy, map, stacks))?;
+    let mut on_y = Buffer::<T>::zeros(machine, a.len())?;
+    let (from, to) = (on_a.slice(), &mut on_y.slice_mut());
+    bias::relu_into_stacks(machine, from, on_bias.slice(), to, stacks)?;
+    let our_da = computed(machine, a.len(), |da| {
+        bias::unrelu_from_stacks(machine, [on_y.slice(), on_dy.slice()], da, channels, stacks)
+    })?;
+    bias_twin::add(&mut a, &bias);
+    let y: Vec<T> = a.iter().map(activation).collect();
+    let gradient = |(y, dy): (&T, &T)| if y.widen() <= T::Wide::ZERO { T::ZERO } else { *dy };
+    let da: Vec<T> = y.iter().zip(&dy).map(gradient).collect();
+    let our_y = unstacked(&on_y.to_vec()?, map, stacks);
+    let shape = format!("{} {rows}x{channels} in {stacks} stacks", T::NAME);
+    Ok(vec![
+        outcome(format!("bias+relu {shape}"), &our_y, &y, 0.0),
+        outcome(format!("relu backward {shape}"), &our_da, &da, 0.0),
+    ])
+}
+
+/// A map in so many stacks.
+fn stacked<T: Copy>(x: &[T], map: Map, stacks: usize) -> Vec<T> {
+    let width = map.channels / stacks;
+    let rows = |stack| x.chunks(map.channels).flat_map(move |row| &row[stack * width..][..width]);
+    (0..stacks).flat_map(rows).copied().collect()
+}
+
+/// The way back.
+fn unstacked<T: Copy>(x: &[T], map: Map, stacks: usize) -> Vec<T> {
+    let (width, num_rows) = (map.channels / stacks, x.len() / map.channels);
+    let row =
+        |row| (0..stacks).flat_map(move |stack| &x[(stack * num_rows + row) * width..][..width]);
+    (0..num_rows).flat_map(row).copied().collect()
 }
 
 fn folded<T: CheckedReal>(

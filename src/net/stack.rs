@@ -1,0 +1,56 @@
+//! Maps stacked by groups of channels: `[S * N, H, W, C / S]`, the images of the first group, then those of the next.
+//!
+//! For a layer that keeps groups apart they are a larger batch of narrower maps. So a convolution of groups becomes
+//! one for each, of maps without gaps, which is how cuDNN is fastest (docs/results/gpu.md).
+
+use anyhow::Result;
+use tch::Tensor;
+
+/// The number of stacks in which a layer's channels lie: one where they lie side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stacks {
+    /// In its input and the gradient of that.
+    pub input: i64,
+    /// In its output and the gradient of that.
+    pub output: i64,
+}
+
+impl Stacks {
+    /// Of most layers.
+    pub const ONE: Self = Self { input: 1, output: 1 };
+}
+
+/// The size of `x`, `[N, H, W, C]`, in so many stacks.
+///
+/// # Errors
+/// If it has not four dimensions.
+pub(super) fn size_in_stacks(x: &Tensor, stacks: i64) -> Result<[i64; 4]> {
+    let (n, h, w, c) = x.size4()?;
+    Ok([stacks * n, h, w, c / stacks])
+}
+
+/// `[N, H, W, C]` in so many stacks, `[S * N, H, W, C / S]`.
+///
+/// # Errors
+/// If they do not divide the channels.
+pub fn stack(x: Tensor, stacks: i64) -> Result<Tensor> {
+    if stacks == 1 {
+        return Ok(x);
+    }
+    let (n, h, w, c) = x.size4()?;
+    let stacked = x.f_view([n, h, w, stacks, c / stacks])?.f_permute([3, 0, 1, 2, 4])?;
+    Ok(stacked.f_contiguous()?.f_view(size_in_stacks(&x, stacks)?)?)
+}
+
+/// The way back from [`stack`].
+///
+/// # Errors
+/// If they do not divide the images.
+pub fn unstack(x: Tensor, stacks: i64) -> Result<Tensor> {
+    if stacks == 1 {
+        return Ok(x);
+    }
+    let (n, h, w, c) = x.size4()?;
+    let side_by_side = x.f_view([stacks, n / stacks, h, w, c])?.f_permute([1, 2, 3, 0, 4])?;
+    Ok(side_by_side.f_contiguous()?.f_view([n / stacks, h, w, stacks * c])?)
+}
