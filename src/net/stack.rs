@@ -54,3 +54,20 @@ pub fn unstack(x: Tensor, stacks: i64) -> Result<Tensor> {
     let side_by_side = x.f_view([stacks, n / stacks, h, w, c])?.f_permute([1, 2, 3, 0, 4])?;
     Ok(side_by_side.f_contiguous()?.f_view([n / stacks, h, w, stacks * c])?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn each_stack_has_a_groups_channels_of_all_images() {
+        let x = Tensor::arange(2 * 3 * 6, (Kind::Float, Device::Cpu)).view([2, 1, 3, 6]);
+        let stacked = stack(x.shallow_clone(), 2).expect("divides");
+        assert_eq!(stacked.size(), [4, 1, 3, 3]);
+        for (group, of_group) in stacked.chunk(2, 0).iter().enumerate() {
+            assert_eq!(*of_group, x.narrow(3, 3 * group as i64, 3), "group {group}");
+        }
+        assert_eq!(unstack(stacked, 2).expect("divides"), x);
+    }
+}

@@ -113,3 +113,40 @@ fn names_are_unique() {
         }
     }
 }
+
+/// How the convolutions of a network are computed on a GPU.
+fn groups(name: &str, site: Site, kind: Kind) -> Vec<(String, Groups)> {
+    let plan = plan(name, 10, site);
+    let convolutions = plan.layers.iter().enumerate();
+    let convolutions = convolutions.filter(|(_, l)| matches!(l.step, Step::Conv { .. }));
+    convolutions.map(|(at, l)| (l.name.clone(), plan.groups_on_gpu(at, kind))).collect()
+}
+
+#[test]
+fn groups_are_stacked_where_the_layers_around_keep_them_apart() {
+    use Groups::{AsOne, Grouped, Stacked};
+    for kind in [Kind::BFloat16, Kind::Double] {
+        for (name, site, expected) in [
+            ("alexnet", Site::WHOLE, [Grouped, Stacked, Grouped, Stacked, Stacked]),
+            // A column has no groups.
+            ("alexnet", FIRST_OF_TWO, [Grouped; 5]),
+            // Its normalisation stands behind the pooling, where nothing stacks what it writes.
+            ("alexnet-cifar", Site::WHOLE, [Grouped, AsOne, Grouped, Stacked, Stacked]),
+            ("alexnet-owt", Site::WHOLE, [Grouped; 5]),
+        ] {
+            let found: Vec<_> = groups(name, site, kind).into_iter().map(|(_, g)| g).collect();
+            assert_eq!(found, expected, "{name} {site:?} {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn stacks_begin_and_end_at_the_layers_around_stacked_convolutions() {
+    let plan = plan("alexnet", 10, Site::WHOLE);
+    let stacks: Vec<_> = (0..plan.layers.len())
+        .filter(|&at| plan.layers[at].step == Step::Relu)
+        .map(|at| plan.stacks_around(at, plan.fused_at(at).1, Kind::BFloat16))
+        .map(|Stacks { input, output }| (input, output))
+        .collect();
+    assert_eq!(stacks, [(1, 2), (2, 1), (1, 2), (2, 2), (2, 1), (1, 1), (1, 1)]);
+}
