@@ -277,7 +277,7 @@ pub enum Style {
     Plain,
     /// ReLU, normalisation and pooling in one pass.
     Cpu,
-    /// That pass also adds the convolution's bias, and groups are computed as one where that is faster.
+    /// That pass also adds the convolution's bias, and maps are stacked by groups where the layers allow it.
     Gpu,
 }
 

@@ -1,7 +1,7 @@
 //! Convolutions, channels last, by libtorch's kernels (oneDNN on CPUs, cuDNN on GPUs).
 //!
-//! Some are faster in another form, with the same sums: on a folded input, or with their groups as one. The layer
-//! behind a convolution may add its bias.
+//! Some are faster in another form, with the same sums: on a folded input, with their groups as one, or of maps that
+//! are stacked by groups. The layer behind a convolution may add its bias.
 
 mod as_one;
 mod fold;
@@ -104,7 +104,7 @@ impl Conv {
         self
     }
 
-    /// The same with its groups, if it has several, computed in this way.
+    /// The same with its groups computed in this way.
     pub(super) fn with_groups(mut self, groups: Groups) -> Self {
         let geometry = self.geometry;
         match groups {
