@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """Times the ways to compute the convolutions of the paper's network by cuDNN: why `src/net/conv.rs` does what it does.
 
-Needs a Python with torch and a GPU. Prints a table of microseconds, for maps in channels-last memory:
+Needs a Python with torch and a GPU. Prints a table of microseconds, and of the MiB that cuDNN asks for, for maps in
+channels-last memory:
 
   as it is     the convolution of the paper, grouped where it is grouped
   as one       conv2, conv4 and conv5 over all channels, as their groups are when filters have zeros between them
-  one a group  a convolution for each group, were its channels a map of their own; copies are not counted
+  one a group  a convolution for each group, as it is of maps that are stacked by groups
   folded       conv1 on squares of 4 x 4 pixels as 48 channels
+
+"turned" is dx as a convolution of dy by the filters turned around. "off" is how far dw is from fp64 by libtorch's own
+convolution, in the Euclidean norm.
 """
 
 import argparse
@@ -34,7 +38,10 @@ LAYERS = {
         "as one": (384, 13, 256, 3, 1, 1, 1, 1),
         "one a group": (192, 13, 128, 3, 1, 1, 1, 2),
     },
+    # torchvision's, whose gradient in fp32 is far off.
+    "owt conv2": {"as it is": (64, 27, 192, 5, 1, 2, 1, 1)},
 }
+COLUMNS = ["forward", "dx", "turned", "dw", "off", "bias", "db"]
 
 
 def parse_arguments():
@@ -54,9 +61,35 @@ def time_us(work, steps):
     return mean_us(work, steps)
 
 
+def workspace_mib(work):
+    """What a call takes of the GPU's memory besides its results."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    found = work()
+    torch.cuda.synchronize()
+    results = [found] if isinstance(found, torch.Tensor) else found
+    own = sum(result.nbytes for result in results if result is not None)
+    return (torch.cuda.max_memory_allocated() - before - own) / 2**20
+
+
+def turned_around(w, groups):
+    """The filters by which a convolution of the output's gradient gives the input's, if there is no stride."""
+    filters, inputs, kernel, _ = w.shape
+    of_groups = w.view(groups, filters // groups, inputs, kernel, kernel)
+    return of_groups.transpose(1, 2).flip([3, 4]).reshape(groups * inputs, filters // groups, kernel, kernel)
+
+
+def distance_from_fp64(dw, dy, x, w, rest):
+    """Of the gradient of filters, from libtorch's own convolution in fp64."""
+    with torch.backends.cudnn.flags(enabled=False):
+        exact = torch.ops.aten.convolution_backward(dy.double(), x.double(), w.double(), *rest)[1]
+    return ((dw.double() - exact).norm() / exact.norm()).item()
+
+
 def passes(args, layer, way):
-    """Microseconds of the forward pass and of the gradients of the input, the weights and the bias; of the bias
-    itself, which libtorch adds in a pass of its own."""
+    """What each column shows, None where it makes no sense. The bias is what libtorch takes to add it in a pass of its
+    own."""
     inputs, side, filters, kernel, stride, padding, groups, times = way
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
 
@@ -70,19 +103,35 @@ def passes(args, layer, way):
     dy = torch.randn_like(y)
 
     def forward(bias):
-        return times * time_us(lambda: F.conv2d(x, w, bias, stride, padding, 1, groups), args.steps)
+        return lambda: F.conv2d(x, w, bias, stride, padding, 1, groups)
+
+    def rest(*mask):
+        return [filters], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask
 
     def backward(*mask):
-        rest = ([filters], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask)
-        return times * time_us(lambda: torch.ops.aten.convolution_backward(dy, x, w, *rest), args.steps)
+        return lambda: torch.ops.aten.convolution_backward(dy, x, w, *rest(*mask))
 
-    dw, plain = backward(False, True, False), forward(None)
+    def turned():
+        return F.conv2d(dy, around, None, 1, kernel - 1 - padding, 1, groups)
+
+    def measured(work):
+        return times * time_us(work, args.steps), workspace_mib(work)
+
+    def shown(found):
+        return None if found is None else "{:.0f} ({:.0f})".format(*found)
+
+    around = turned_around(w, groups)
+    has_dx = layer != "conv1"
+    only_dw = (False, True, False)
+    plain, dw = measured(forward(None)), measured(backward(*only_dw))
     return {
-        "forward": plain,
-        "dx": None if layer == "conv1" else backward(True, False, False),
-        "dw": dw,
-        "bias": forward(b) - plain,
-        "db": backward(False, True, True) - dw,
+        "forward": shown(plain),
+        "dx": shown(measured(backward(True, False, False)) if has_dx else None),
+        "turned": shown(measured(turned) if has_dx else None),
+        "dw": shown(dw),
+        "off": f"{distance_from_fp64(backward(*only_dw)()[1], dy, x, w, rest(*only_dw)):.0e}",
+        "bias": f"{measured(forward(b))[0] - plain[0]:.0f}",
+        "db": f"{measured(backward(False, True, True))[0] - dw[0]:.0f}",
     }
 
 
@@ -91,12 +140,11 @@ def main():
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, batch {args.batch}, {args.precision}\n")
-    print("| layer | way | forward | dx | dw | bias | db |\n|---|---|---|---|---|---|---|")
+    print("|", " | ".join(["layer", "way", *COLUMNS]), "|\n" + "|---" * (2 + len(COLUMNS)) + "|")
     for layer, ways in LAYERS.items():
         for name, way in ways.items():
-            times = passes(args, layer, way).values()
-            shown = ["–" if time is None else f"{time:.0f}" for time in times]
-            print("|", " | ".join([layer, name, *shown]), "|", flush=True)
+            found = passes(args, layer, way)
+            print("|", " | ".join([layer, name, *(found[column] or "–" for column in COLUMNS)]), "|", flush=True)
 
 
 if __name__ == "__main__":

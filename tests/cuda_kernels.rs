@@ -16,6 +16,7 @@ use alexnet_mgpu::kernels::cuda::{
 use alexnet_mgpu::kernels::lrn::Lrn;
 use alexnet_mgpu::kernels::pool::{Map, MaxPool};
 use alexnet_mgpu::kernels::relu_lrn_pool::ReluLrnPool;
+use alexnet_mgpu::kernels::stacks::Stacks;
 use alexnet_mgpu::{device, kernel_check};
 use cuda_emulation::{Emulator, Mode, compile_all};
 use rayon::prelude::*;
@@ -103,8 +104,7 @@ fn a_normalisation_without_a_middle_is_refused_before_anything_is_compiled() {
     let mut y = Buffer::<f32>::zeros(&recorder, 8).expect("memory");
     let mut argmax = Buffer::<u8>::zeros(&recorder, 8).expect("memory");
     let (y, argmax) = (&mut y.slice_mut(), &mut argmax.slice_mut());
-    let stacks = relu_lrn_pool::Stacks::ONE;
-    let input = relu_lrn_pool::Input { a: a.slice(), bias: None, map, stacks };
+    let input = relu_lrn_pool::Input { a: a.slice(), bias: None, map, stacks: Stacks::ONE };
     let _ = relu_lrn_pool::forward(&recorder, &rule, input, y, argmax);
 }
 

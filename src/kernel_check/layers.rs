@@ -9,9 +9,10 @@ use tch::{Device, Kind, Tensor};
 
 use super::Outcome;
 use crate::collective::Solo;
+use crate::kernels::stacks::Stacks;
 use crate::net::arch::Architecture;
 use crate::net::build::{Plan, Site, Style};
-use crate::net::{Layer, Mode, Net, Pass, Stacks, loss, stack, unstack};
+use crate::net::{Layer, Mode, Net, Pass, loss, stack, unstack};
 use crate::optim::{Optimizer, Rule};
 use crate::params::{ParamSpec, Sharing};
 use crate::random::{Key, Purpose};

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::kernels::cuda::gpu::Lane;
 use crate::kernels::cuda::program::CudaReal;
-use crate::kernels::cuda::relu_lrn_pool::{Input, Stacks};
+use crate::kernels::cuda::relu_lrn_pool::Input;
 use crate::kernels::cuda::update::{Arrays, Run};
 use crate::kernels::cuda::{
     Buffer, CudaError, bias, cross_entropy, dropout, finish, fold, relu_lrn_pool, update,
@@ -19,6 +19,7 @@ use crate::kernels::fold::Fold;
 use crate::kernels::lrn::Lrn;
 use crate::kernels::pool::{Map, MaxPool};
 use crate::kernels::relu_lrn_pool::ReluLrnPool;
+use crate::kernels::stacks::Stacks;
 use crate::random::{Key, Purpose};
 
 const WARM_UP: usize = 50;

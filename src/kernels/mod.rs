@@ -18,6 +18,7 @@ pub mod real;
 pub mod relu_lrn_pool;
 pub(crate) mod shuffle;
 pub(crate) mod simd;
+pub mod stacks;
 pub(crate) mod stream;
 pub mod sum;
 pub mod update;

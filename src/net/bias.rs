@@ -3,17 +3,19 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::stack::{Stacks, size_in_stacks};
+use super::pool::size_of;
+use super::stack::{by_stack, side_by_side, size_in_stacks};
 use crate::cuda::engine;
 use crate::elements::{Element, by_kind, device_slice, device_slice_mut, slice, slice_mut};
 use crate::kernels::bias;
 use crate::kernels::cuda::bias as on_gpu;
 use crate::kernels::real::Real;
+use crate::kernels::stacks::Stacks;
 use crate::params::Param;
 
 /// Adds the bias to `x`, `[..., C]` or in so many stacks, in place, rounding the sums.
-pub(super) fn add(x: &mut Tensor, b: &Param, stacks: i64) -> Result<()> {
-    for (mut x, b) in x.f_chunk(stacks, 0)?.into_iter().zip(b.weight.f_chunk(stacks, 0)?) {
+pub(super) fn add(x: &mut Tensor, b: &Param, stacks: usize) -> Result<()> {
+    for (mut x, b) in by_stack(x, stacks)?.into_iter().zip(by_stack(&b.weight, stacks)?) {
         match x.device() {
             Device::Cpu => by_kind!(x.kind(), T => bias::add::<T>(slice_mut(&mut x), slice(&b))),
             _ => drop(x.f_add_(&b)?),
@@ -23,20 +25,24 @@ pub(super) fn add(x: &mut Tensor, b: &Param, stacks: i64) -> Result<()> {
 }
 
 /// Replaces `x`, `[..., C]` or in so many stacks, by `max(x + b, 0)`.
-pub(super) fn add_and_rectify(x: &mut Tensor, b: &Param, stacks: i64) -> Result<()> {
+pub(super) fn add_and_rectify(x: &mut Tensor, b: &Param, stacks: usize) -> Result<()> {
     let Some(on) = engine(x.device()) else {
         add(x, b, stacks)?;
         let _ = x.f_relu_()?;
         return Ok(());
     };
-    for (mut x, b) in x.f_chunk(stacks, 0)?.into_iter().zip(b.weight.f_chunk(stacks, 0)?) {
+    for (mut x, b) in by_stack(x, stacks)?.into_iter().zip(by_stack(&b.weight, stacks)?) {
         by_kind!(x.kind(), T => on_gpu::relu::<T>(&on, &mut device_slice_mut(&mut x), device_slice(&b)))?;
     }
     Ok(())
 }
 
 /// `max(x + b, 0)` of `x`, `[N, H, W, C]`, in the stacks of the output: where a GPU does it in the same pass.
-pub(super) fn rectified_stacked(x: &Tensor, b: &Param, stacks: Stacks) -> Result<Option<Tensor>> {
+pub(super) fn rectified_into_stacks(
+    x: &Tensor,
+    b: &Param,
+    stacks: Stacks,
+) -> Result<Option<Tensor>> {
     let Some(on) = engine(x.device()).filter(|_| stacks.input == 1 && stacks.output > 1) else {
         return Ok(None);
     };
@@ -46,13 +52,13 @@ pub(super) fn rectified_stacked(x: &Tensor, b: &Param, stacks: Stacks) -> Result
         device_slice(x),
         device_slice(&b.weight),
         &mut device_slice_mut(&mut y),
-        stacks.output as usize,
+        stacks.output,
     ))?;
     Ok(Some(y))
 }
 
-/// The gradient of what [`rectified_stacked`] was given, where a GPU computed it so.
-pub(super) fn unrectified_unstacked(
+/// The gradient of what [`rectified_into_stacks`] was given, where a GPU computed it so.
+pub(super) fn unrectified_from_stacks(
     y: &Tensor,
     dy: &Tensor,
     stacks: Stacks,
@@ -60,26 +66,25 @@ pub(super) fn unrectified_unstacked(
     let Some(on) = engine(y.device()).filter(|_| stacks.input == 1 && stacks.output > 1) else {
         return Ok(None);
     };
-    let (n, h, w, c) = y.size4()?;
-    let channels = c * stacks.output;
-    let mut dx = Tensor::f_empty([n / stacks.output, h, w, channels], (y.kind(), y.device()))?;
+    let map = side_by_side(y, stacks.output);
+    let mut dx = Tensor::f_empty(size_of(map), (y.kind(), y.device()))?;
     by_kind!(y.kind(), T => on_gpu::unrelu_from_stacks::<T>(
         &on,
         [device_slice(y), device_slice(dy)],
         &mut device_slice_mut(&mut dx),
-        channels as usize,
-        stacks.output as usize,
+        map.channels,
+        stacks.output,
     ))?;
     Ok(Some(dx))
 }
 
 /// Fills the arena's gradient of a bias from that of the sums, `[..., C]` or in so many stacks.
-pub(super) fn put_gradient(dx: &Tensor, b: &Param, stacks: i64) -> Result<()> {
+pub(super) fn put_gradient(dx: &Tensor, b: &Param, stacks: usize) -> Result<()> {
     // Of a few classes a slice may hold none.
     if b.grad.numel() == 0 {
         return Ok(());
     }
-    for (dx, mut db) in dx.f_chunk(stacks, 0)?.iter().zip(b.grad.f_chunk(stacks, 0)?) {
+    for (dx, mut db) in by_stack(dx, stacks)?.iter().zip(by_stack(&b.grad, stacks)?) {
         put_part(&dx.f_contiguous()?, &mut db)?;
     }
     Ok(())

@@ -23,12 +23,12 @@ use super::pool::MaxPool;
 use super::product::is_full_fp32;
 use super::relu::Relu;
 use super::scatter::Scatter;
-use super::stack::Stacks;
 use super::{Images, Layer, Net};
 use crate::cuda;
 use crate::kernels;
 use crate::kernels::pool::MaxPool as MaxPoolRule;
 use crate::kernels::relu_lrn_pool::ReluLrnPool as Fused;
+use crate::kernels::stacks::Stacks;
 use crate::params::{Arena, Param, ParamSpec, Sharing};
 use crate::torch_ext::{ConvGeometry, InputGradient};
 
@@ -262,7 +262,7 @@ impl Plan {
             Some(Step::Conv { geometry, .. })
                 if self.groups_on_gpu(at, kind) == Groups::Stacked =>
             {
-                geometry.groups
+                geometry.groups as usize
             }
             _ => 1,
         };

@@ -16,9 +16,9 @@ use self::as_one::AsOne;
 use self::fold::Fold;
 use self::stacked::Stacked;
 use super::product::{is_full_fp32, operand};
-use super::stack::Stacks;
 use super::{Layer, Mode, Pass, bias, kept};
 use crate::cuda;
+use crate::kernels::stacks::Stacks;
 use crate::params::Param;
 use crate::torch_ext::{BiasGradient, ConvGeometry, InputGradient, convolution_backward};
 
@@ -197,7 +197,7 @@ impl Layer for Conv {
         let y = if let Form::Stacked(stacked) = &self.form {
             let mut y = stacked.forward(&x, &w)?;
             if here {
-                bias::add(&mut y, &self.b, g.groups)?;
+                bias::add(&mut y, &self.b, g.groups as usize)?;
             }
             y
         } else {
@@ -215,7 +215,7 @@ impl Layer for Conv {
         let (x, w) = kept(&mut self.kept, &self.name)?;
         if let Form::Stacked(stacked) = self.form {
             if self.bias == Bias::Here {
-                bias::put_gradient(&dy, &self.b, self.geometry.groups)?;
+                bias::put_gradient(&dy, &self.b, self.geometry.groups as usize)?;
             }
             return self.backward_stacked(stacked, &dy, &x, &w);
         }
@@ -241,7 +241,8 @@ impl Layer for Conv {
     fn stacks(&self) -> Stacks {
         match self.form {
             Form::Stacked(Stacked { geometry }) => {
-                Stacks { input: geometry.groups, output: geometry.groups }
+                let groups = geometry.groups as usize;
+                Stacks { input: groups, output: groups }
             }
             _ => Stacks::ONE,
         }

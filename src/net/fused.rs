@@ -8,13 +8,13 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::pool::{map_of, size_of};
-use super::stack::{Stacks, size_in_stacks, stack, unstack};
+use super::stack::{side_by_side, size_in_stacks, stack, unstack};
 use super::{Layer, Mode, Pass, bias, kept};
 use crate::cuda::engine;
 use crate::elements::{Element, by_kind, device_slice, device_slice_mut, slice, slice_mut};
-use crate::kernels::cuda::relu_lrn_pool::{self as on_gpu, Input, Stacks as OnGpu};
-use crate::kernels::pool::Map;
+use crate::kernels::cuda::relu_lrn_pool::{self as on_gpu, Input};
 use crate::kernels::relu_lrn_pool::ReluLrnPool as Rule;
+use crate::kernels::stacks::Stacks;
 use crate::params::Param;
 
 /// `[N, H, W, C]` before the ReLU to `[N, H', W', C]` after the pooling, or either in stacks.
@@ -38,17 +38,10 @@ impl ReluLrnPool {
         Self { stacks, ..self }
     }
 
-    /// The shape of a map if its channels lay side by side.
-    fn map_of(&self, x: &Tensor) -> Map {
-        let (map, stacks) = (map_of(x), self.stacks.input as usize);
-        Map { num_images: map.num_images / stacks, channels: map.channels * stacks, ..map }
-    }
-
     fn input<'a, T: Element>(&self, x: &'a Tensor, bias: Option<&'a Param>) -> Input<'a, T> {
-        let Stacks { input, output } = self.stacks;
-        let stacks = OnGpu { input: input as usize, output: output as usize };
-        let bias = bias.map(|b| device_slice(&b.weight));
-        Input { a: device_slice(x), bias, map: self.map_of(x), stacks }
+        let (bias, map) =
+            (bias.map(|b| device_slice(&b.weight)), side_by_side(x, self.stacks.input));
+        Input { a: device_slice(x), bias, map, stacks: self.stacks }
     }
 
     /// The gradient of the activations `x` of which `dy` and `positions` are, by the CPU's kernel.
@@ -73,7 +66,7 @@ impl Layer for ReluLrnPool {
     }
 
     fn forward(&mut self, mut x: Tensor, pass: &Pass) -> Result<Tensor> {
-        let map = self.map_of(&x);
+        let map = side_by_side(&x, self.stacks.input);
         let lacking = self.bias.as_ref().filter(|_| pass.mode == Mode::Train);
         let size = size_of(self.rule.pool.output(map));
         let mut y = Tensor::f_empty(size, (x.kind(), x.device()))?;

@@ -27,11 +27,12 @@ use anyhow::{Context, Result};
 use tch::Tensor;
 
 use crate::collective::Collective;
+use crate::kernels::stacks::Stacks;
 use crate::params::{Arena, all_finite};
 use crate::random::Key;
 
 pub use gather::{GatherGradient, Parts};
-pub use stack::{Stacks, stack, unstack};
+pub use stack::{stack, unstack};
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,9 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use super::stack::{Stacks, stack, unstack};
+use super::stack::{stack, unstack};
 use super::{Layer, Mode, Pass, bias, kept};
+use crate::kernels::stacks::Stacks;
 use crate::params::Param;
 
 /// A ReLU layer. The sign of the output is all that backward needs.
@@ -32,7 +33,7 @@ impl Relu {
         let Stacks { input, output } = self.stacks;
         match &self.bias {
             Some(b) if mode == Mode::Train => {
-                if let Some(y) = bias::rectified_stacked(&x, b, self.stacks)? {
+                if let Some(y) = bias::rectified_into_stacks(&x, b, self.stacks)? {
                     return Ok(y);
                 }
                 bias::add_and_rectify(&mut x, b, input)?;
@@ -57,7 +58,7 @@ impl Layer for Relu {
     fn backward(&mut self, dy: Tensor, _pass: &Pass) -> Result<Option<Tensor>> {
         let y = kept(&mut self.y, &self.name)?;
         let Stacks { input, output } = self.stacks;
-        let dx = match bias::unrectified_unstacked(&y, &dy, self.stacks)? {
+        let dx = match bias::unrectified_from_stacks(&y, &dy, self.stacks)? {
             Some(dx) => dx,
             None => {
                 // tch makes the schema's `self`, here the output, the receiver.

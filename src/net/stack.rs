@@ -6,26 +6,29 @@
 use anyhow::Result;
 use tch::Tensor;
 
-/// The number of stacks in which a layer's channels lie: one where they lie side by side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stacks {
-    /// In its input and the gradient of that.
-    pub input: i64,
-    /// In its output and the gradient of that.
-    pub output: i64,
+use super::pool::map_of;
+use crate::kernels::pool::Map;
+
+/// Maps by their stacks, or parameters by the groups that these are of.
+///
+/// # Errors
+/// If libtorch refuses.
+pub(super) fn by_stack(x: &Tensor, stacks: usize) -> Result<Vec<Tensor>> {
+    Ok(x.f_chunk(stacks as i64, 0)?)
 }
 
-impl Stacks {
-    /// Of most layers.
-    pub const ONE: Self = Self { input: 1, output: 1 };
+/// The shape of a map of so many stacks if its channels lay side by side.
+pub(super) fn side_by_side(x: &Tensor, stacks: usize) -> Map {
+    let map = map_of(x);
+    Map { num_images: map.num_images / stacks, channels: map.channels * stacks, ..map }
 }
 
 /// The size of `x`, `[N, H, W, C]`, in so many stacks.
 ///
 /// # Errors
 /// If it has not four dimensions.
-pub(super) fn size_in_stacks(x: &Tensor, stacks: i64) -> Result<[i64; 4]> {
-    let (n, h, w, c) = x.size4()?;
+pub(super) fn size_in_stacks(x: &Tensor, stacks: usize) -> Result<[i64; 4]> {
+    let ((n, h, w, c), stacks) = (x.size4()?, stacks as i64);
     Ok([stacks * n, h, w, c / stacks])
 }
 
@@ -33,24 +36,25 @@ pub(super) fn size_in_stacks(x: &Tensor, stacks: i64) -> Result<[i64; 4]> {
 ///
 /// # Errors
 /// If they do not divide the channels.
-pub fn stack(x: Tensor, stacks: i64) -> Result<Tensor> {
+pub fn stack(x: Tensor, stacks: usize) -> Result<Tensor> {
     if stacks == 1 {
         return Ok(x);
     }
-    let (n, h, w, c) = x.size4()?;
+    let size = size_in_stacks(&x, stacks)?;
+    let ((n, h, w, c), stacks) = (x.size4()?, stacks as i64);
     let stacked = x.f_view([n, h, w, stacks, c / stacks])?.f_permute([3, 0, 1, 2, 4])?;
-    Ok(stacked.f_contiguous()?.f_view(size_in_stacks(&x, stacks)?)?)
+    Ok(stacked.f_contiguous()?.f_view(size)?)
 }
 
 /// The way back from [`stack`].
 ///
 /// # Errors
 /// If they do not divide the images.
-pub fn unstack(x: Tensor, stacks: i64) -> Result<Tensor> {
+pub fn unstack(x: Tensor, stacks: usize) -> Result<Tensor> {
     if stacks == 1 {
         return Ok(x);
     }
-    let (n, h, w, c) = x.size4()?;
+    let ((n, h, w, c), stacks) = (x.size4()?, stacks as i64);
     let side_by_side = x.f_view([stacks, n / stacks, h, w, c])?.f_permute([1, 2, 3, 0, 4])?;
     Ok(side_by_side.f_contiguous()?.f_view([n / stacks, h, w, stacks * c])?)
 }

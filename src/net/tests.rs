@@ -12,9 +12,10 @@ use super::linear::Linear;
 use super::lrn::Lrn;
 use super::pool::MaxPool;
 use super::relu::Relu;
-use super::{Images, Layer, Mode, Pass};
+use super::{Images, Layer, Mode, Net, Pass, stack, unstack};
 use crate::collective::{Collective, Solo};
 use crate::kernels;
+use crate::kernels::stacks::Stacks;
 use crate::params::{
     Arena, Holders, Init, Layout, Param, ParamKind, ParamSpec, Placement, Sharing,
 };
@@ -188,11 +189,16 @@ fn check_conv(shape: &[i64], filters: [i64; 4], geometry: ConvGeometry, gradient
         let (w, b) = parameters(&filters);
         let layer = Conv::new("conv".into(), share(&w), share(&b), geometry, gradient);
         check(layer.with_groups(computed), shape, &[w, b], |x, params| {
-            let (stride, padding) = ([geometry.stride; 2], [geometry.padding; 2]);
-            let groups = geometry.groups;
-            nhwc(&nchw(x).conv2d(&params[0], Some(&params[1]), stride, padding, [1, 1], groups))
+            convolved(x, params, geometry)
         });
     }
+}
+
+/// A convolution by libtorch, channels last.
+fn convolved(x: &Tensor, params: &[Tensor], geometry: ConvGeometry) -> Tensor {
+    let ConvGeometry { stride, padding, groups } = geometry;
+    let (stride, padding) = ([stride; 2], [padding; 2]);
+    nhwc(&nchw(x).conv2d(&params[0], Some(&params[1]), stride, padding, [1, 1], groups))
 }
 
 #[test]
@@ -201,6 +207,22 @@ fn a_convolution() {
     check_conv(&[2, 7, 6, 4], [6, 2, 5, 5], geometry, InputGradient::Needed);
     let geometry = ConvGeometry { stride: 2, padding: 1, groups: 1 };
     check_conv(&[2, 9, 9, 3], [4, 3, 3, 3], geometry, InputGradient::Needed);
+}
+
+#[test]
+fn a_convolution_of_stacked_maps() {
+    for (groups, padding) in [(2, 2), (1, 1), (3, 0)] {
+        let geometry = ConvGeometry { stride: 1, padding, groups };
+        let (w, b) = parameters(&[2 * groups, 3, 5, 5]);
+        let layer = Conv::new("conv".into(), share(&w), share(&b), geometry, InputGradient::Needed);
+        let layer = layer.with_groups(Groups::Stacked);
+        let stacks = groups as usize;
+        assert_eq!(layer.stacks(), Stacks { input: stacks, output: stacks });
+        check(layer, &[2 * groups, 7, 6, 3], &[w, b], |x, params| {
+            let x = unstack(x.shallow_clone(), stacks).expect("of stacks");
+            stack(convolved(&x, params, geometry), stacks).expect("of groups")
+        });
+    }
 }
 
 #[test]
@@ -263,18 +285,45 @@ fn products_in_bf16_are_near_those_in_fp64() {
     assert_near_in_bf16(|w, b| Linear::new("fc".into(), w, b), &[7, 300], &[9, 300]);
 }
 
-/// Logits, and all parameters' gradients after a step.
-fn network(arch: &str, style: Style) -> (Tensor, Tensor) {
+/// A network, and images for it.
+fn built(arch: &str, style: Style) -> (Net, Tensor) {
     let arch = super::arch::Architecture::by_name(arch, 10, 0.5).expect("known");
     let plan = Plan::new(&arch, Site::WHOLE).expect("one device");
     let sharing = Sharing { rank: 0, size: 1, bucket_bytes: 1 << 22 };
     let mut arena = plan.arena(Kind::Double, Device::Cpu, sharing);
     arena.load(|spec| Ok(spec.initial(1))).expect("every shape");
-    let mut net = plan.build_in(style, arena);
-    let (pass, images) = (pass(&Solo), input(&[2, arch.input, arch.input, 3], 1) * 30.0);
+    (plan.build_in(style, arena), input(&[2, arch.input, arch.input, 3], 1) * 30.0)
+}
+
+/// Logits, and all parameters' gradients after a step.
+fn network(arch: &str, style: Style) -> (Tensor, Tensor) {
+    let ((mut net, images), pass) = (built(arch, style), pass(&Solo));
     let logits = net.forward(images, &pass, |_| Ok(())).expect("shapes agree");
     net.backward(logits.ones_like() - &logits, &pass, |_, _| Ok(())).expect("after a forward");
     (logits, net.arena.grads.copy())
+}
+
+/// What every layer makes of images in evaluation, by its last step's name.
+fn evaluated(arch: &str, style: Style) -> Vec<(String, Tensor)> {
+    let (mut net, images) = built(arch, style);
+    let pass = Pass { mode: Mode::Eval, ..pass(&Solo) };
+    let outputs = net.activations(images, &pass).expect("shapes agree");
+    let last = |name: String| name.rsplit('+').next().unwrap_or_default().to_owned();
+    outputs.into_iter().map(|(name, y)| (last(name), y)).collect()
+}
+
+#[test]
+fn every_layer_of_a_network_built_for_gpus_evaluates_as_libtorch_alone_does() {
+    for (arch, num_common) in [("alexnet", 18), ("alexnet-cifar", 20)] {
+        let expected = evaluated(arch, Style::Plain);
+        let mut num_compared = 0;
+        for (name, y) in evaluated(arch, Style::Gpu) {
+            let (_, expected) = expected.iter().find(|(own, _)| *own == name).expect("a step");
+            assert_close(&name, &y, expected, 1e-12);
+            num_compared += 1;
+        }
+        assert_eq!(num_compared, num_common, "{arch}");
+    }
 }
 
 #[test]

@@ -5,8 +5,7 @@
 // argmax and writes da. Each once from memory; what neighbouring threads share comes from the caches.
 // BIAS, HEIGHT, WIDTH, CHANNELS, GROUP, WINDOW, STRIDE, IN_STACKS and OUT_STACKS are compiled in.
 
-// Channels that lie side by side in the map and in the pooled one: all, or those of a stack, with all images of one stack
-// before those of the next.
+// Channels that lie side by side in the map and in the pooled one: all, or those of a stack (kernels/stacks.rs).
 constexpr int STACK = CHANNELS / IN_STACKS, POOLED_STACK = CHANNELS / OUT_STACKS;
 static_assert(LRN_SIZE == 0 || (STACK % GROUP == 0 && POOLED_STACK % GROUP == 0), "no group is cut");
 
@@ -141,8 +140,8 @@ __device__ inline void store_pooled(
     store(argmax + at, positions);
 }
 
-// So many blocks at once leave a thread registers for more of what is on its way (measured: the compiler keeps to
-// fewer by itself, and those are best in bfloat16).
+// Room for so many blocks at once lets the compiler take registers for more that is on its way: 5 % in fp32. 0 is no
+// bound: by itself it takes fewer, which in bfloat16 is best (docs/results/gpu.md).
 constexpr int BLOCKS = ELEMENT_BITS == 32 ? 5 : 0;
 
 // A thread computes CHUNK channels of an output column, marching down `strip` output rows: rows that two windows

@@ -8,23 +8,10 @@ use super::memory::{Slice, SliceMut, argument};
 use super::program::{CudaReal, Program, Source};
 use crate::kernels::pool::Map;
 use crate::kernels::relu_lrn_pool::ReluLrnPool;
+use crate::kernels::stacks::Stacks;
 
 /// Threads that keep a large GPU busy; with fewer, forward cuts the columns of outputs shorter.
 const ENOUGH_THREADS: usize = 1 << 17;
-
-/// In how many stacks channels lie: one part's for all images, `[N, H, W, C / stacks]`, then the next part's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stacks {
-    /// Of the map.
-    pub input: usize,
-    /// Of the pooled map and its positions.
-    pub output: usize,
-}
-
-impl Stacks {
-    /// All channels side by side.
-    pub const ONE: Self = Self { input: 1, output: 1 };
-}
 
 /// A convolution's output, of shape `map`.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +22,7 @@ pub struct Input<'a, T> {
     pub bias: Option<Slice<'a, T>>,
     /// The shape if its channels lay side by side.
     pub map: Map,
-    /// How they lie, here and in what is computed.
+    /// How they lie, here and in the pooled map and its positions.
     pub stacks: Stacks,
 }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use tch::Tensor;
 
 use super::{nchw, operand};
+use crate::net::stack::by_stack;
 use crate::torch_ext::{
     BiasGradient, ConvGeometry, InputGradient, convolution_backward, convolution_into,
 };
@@ -71,6 +72,6 @@ impl Stacked {
 
     /// Maps by stacks, or filters by groups.
     fn groups_of(&self, x: &Tensor) -> Result<Vec<Tensor>> {
-        Ok(x.f_chunk(self.geometry.groups, 0)?)
+        by_stack(x, self.geometry.groups as usize)
     }
 }

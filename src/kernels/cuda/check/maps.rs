@@ -1,7 +1,7 @@
 //! The kernels of feature maps against their twins.
 
 use super::super::machine::{Buffer, Machine};
-use super::super::relu_lrn_pool::{Input as On, Stacks};
+use super::super::relu_lrn_pool::Input as On;
 use super::super::{CudaError, bias, fold, lrn, relu_lrn_pool};
 use super::{CheckedReal, Outcome, computed, noise, outcome, real, value};
 use crate::kernels::bias as bias_twin;
@@ -10,6 +10,7 @@ use crate::kernels::lrn::Lrn;
 use crate::kernels::pool::{Map, MaxPool};
 use crate::kernels::real::Real;
 use crate::kernels::relu_lrn_pool::ReluLrnPool;
+use crate::kernels::stacks::Stacks;
 
 const POOL: MaxPool = MaxPool { window: 3, stride: 2 };
 
