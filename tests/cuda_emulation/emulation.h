@@ -19,6 +19,7 @@
 #define __grid_constant__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __syncwarp()
 
 struct Index {
     unsigned x, y, z;

@@ -142,12 +142,12 @@ __device__ inline void store_pooled(
 
 // Room for so many blocks at once lets the compiler take registers for more that is on its way: 5 % in fp32. 0 is no
 // bound: by itself it takes fewer, which in bfloat16 is best (docs/results/gpu.md).
-constexpr int BLOCKS = ELEMENT_BITS == 32 ? 5 : 0;
+constexpr int FORWARD_BLOCKS = ELEMENT_BITS == 32 ? 5 : 0;
 
 // A thread computes CHUNK channels of an output column, marching down `strip` output rows: rows that two windows
 // share are normalised once, and while one row is pooled the next is on its way. Columns that two windows share are
 // computed by both threads: their values in one would be registers that its loads need more.
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
     forward(const Real* __restrict__ a, const Real* __restrict__ bias, Real* __restrict__ y,
             unsigned char* __restrict__ argmax, unsigned num_threads, unsigned num_images, int strip, Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
@@ -292,15 +292,21 @@ __device__ inline void backward_pixel(
     store_rounded(da, out);
 }
 
+// As for forward; in bfloat16 there is no room for more blocks anyway.
+constexpr int BACKWARD_BLOCKS = ELEMENT_BITS == 16 ? 5 : 0;
+
 // A thread computes CHUNK channels of a cell of da, gathering from the windows over it.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS)
     backward(const Real* __restrict__ a, const Real* __restrict__ bias, const Real* __restrict__ dy,
              const unsigned char* __restrict__ argmax, Real* __restrict__ da, unsigned num_threads,
              unsigned num_images, Rule rule) {
     unsigned index = blockIdx.x * THREADS + threadIdx.x;
     if (index >= num_threads) return;
-    int channel = index % CHUNKS * CHUNK, first = channel % GROUP;
-    int cell = index / CHUNKS % CELLS;
+    // Threads are numbered as the map lies, of a row one stack after the other: so warps read side by side.
+    constexpr int IN_STACK = CHUNKS / IN_STACKS;
+    int cell = index / IN_STACK % CELLS;
+    int stack = index / (IN_STACK * CELLS) % IN_STACKS;
+    int channel = (stack * IN_STACK + index % IN_STACK) * CHUNK, first = channel % GROUP;
     unsigned row = index / (CHUNKS * CELLS);
     int y = row % HEIGHT;
     unsigned image = row / HEIGHT;
@@ -313,6 +319,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int i = 0; i < STRIDE; ++i) {
         if (cell * STRIDE + i < WIDTH) prefetch_line(a + chunk + i * STACK);
     }
+    // Without this the assembler puts the prefetches off until right before the reads: 5 % and more.
+    __syncwarp();
     Wide gradients[STRIDE][CHUNK + 2 * REACH] = {};
     for (int wy = first_window(y); wy < end_window(y, OUT_HEIGHT); ++wy) {
 #pragma unroll

@@ -38,32 +38,44 @@ struct Case {
     stacks: Stacks,
 }
 
-/// Maps as large as the paper's and windows as they lie there; then windows that share two rows with the
-/// next, and windows apart from each other in a map of odd sizes, whose input also has a NaN.
+/// Maps as large as the paper's and windows as they lie there.
 ///
 /// The paper's constants are for activations of a hundred: there the sum is as large as k.
-fn cases() -> [Case; 8] {
-    let layer = |lrn, groups, (height, width, channels), pool, input| Case {
-        kernel: ReluLrnPool { lrn, groups, pool },
-        height,
-        width,
-        channels,
-        input,
-        stacks: Stacks::ONE,
-    };
+fn of_the_paper() -> [Case; 3] {
+    [
+        Case::new(Some(STRONG), 2, (55, 55, 96), POOL, Input::Scaled(1.0)),
+        Case::new(Some(Lrn::PAPER), 2, (27, 27, 256), POOL, Input::Scaled(100.0)),
+        Case::new(None, 1, (13, 13, 256), POOL, Input::Tied),
+    ]
+}
+
+/// Windows that share two rows with the next, windows apart from each other in a map of odd sizes, whose input
+/// also has a NaN, and stacked maps.
+fn of_odd_shapes() -> [Case; 5] {
     let stacked = |input, output, case| Case { stacks: Stacks { input, output }, ..case };
     let odd = Lrn { size: 3, alpha: 0.2, beta: 0.6, k: 1.0 };
     let [dense, apart] = [(3, 1), (2, 3)].map(|(window, stride)| MaxPool { window, stride });
     [
-        layer(Some(STRONG), 2, (55, 55, 96), POOL, Input::Scaled(1.0)),
-        layer(Some(Lrn::PAPER), 2, (27, 27, 256), POOL, Input::Scaled(100.0)),
-        layer(None, 1, (13, 13, 256), POOL, Input::Tied),
-        layer(Some(STRONG), 2, (9, 8, 48), dense, Input::Scaled(1.0)),
-        layer(Some(odd), 2, (7, 8, 12), apart, Input::WithNan),
-        stacked(1, 2, layer(Some(STRONG), 2, (9, 8, 96), POOL, Input::Scaled(1.0))),
-        stacked(2, 1, layer(Some(STRONG), 4, (7, 9, 64), POOL, Input::Scaled(1.0))),
-        stacked(2, 1, layer(None, 1, (6, 7, 48), POOL, Input::Tied)),
+        Case::new(Some(STRONG), 2, (9, 8, 48), dense, Input::Scaled(1.0)),
+        Case::new(Some(odd), 2, (7, 8, 12), apart, Input::WithNan),
+        stacked(1, 2, Case::new(Some(STRONG), 2, (9, 8, 96), POOL, Input::Scaled(1.0))),
+        stacked(2, 1, Case::new(Some(STRONG), 4, (7, 9, 64), POOL, Input::Scaled(1.0))),
+        stacked(2, 1, Case::new(None, 1, (6, 7, 48), POOL, Input::Tied)),
     ]
+}
+
+impl Case {
+    /// One whose maps are not stacked.
+    fn new(
+        lrn: Option<Lrn>,
+        groups: usize,
+        (height, width, channels): (usize, usize, usize),
+        pool: MaxPool,
+        input: Input,
+    ) -> Self {
+        let kernel = ReluLrnPool { lrn, groups, pool };
+        Self { kernel, height, width, channels, input, stacks: Stacks::ONE }
+    }
 }
 
 impl Input {
@@ -80,13 +92,32 @@ impl Input {
     }
 }
 
-pub(super) fn all<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaError> {
+/// Fused layers on [`of_the_paper`].
+pub(super) fn large<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaError> {
+    with_and_without_bias::<T>(machine, &of_the_paper())
+}
+
+/// Fused layers on [`of_odd_shapes`].
+pub(super) fn odd<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaError> {
+    with_and_without_bias::<T>(machine, &of_odd_shapes())
+}
+
+fn with_and_without_bias<T: CheckedReal>(
+    machine: &dyn Machine,
+    cases: &[Case],
+) -> Result<Vec<Outcome>, CudaError> {
     let mut outcomes = Vec::new();
-    for case in cases() {
+    for case in cases {
         for bias in [Bias::None, Bias::Added] {
-            outcomes.extend(fused::<T>(machine, &case, bias)?);
+            outcomes.extend(fused::<T>(machine, case, bias)?);
         }
     }
+    Ok(outcomes)
+}
+
+/// What else there is for maps: biases, folded inputs and normalisation alone.
+pub(super) fn other<T: CheckedReal>(machine: &dyn Machine) -> Result<Vec<Outcome>, CudaError> {
+    let mut outcomes = Vec::new();
     for (rows, channels) in [(600, 96), (70_000, 12), (3, 4096), (9, 7)] {
         outcomes.extend(biased::<T>(machine, rows, channels)?);
     }

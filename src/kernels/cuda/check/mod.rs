@@ -37,10 +37,16 @@ impl Outcome {
 pub type Part = fn(&dyn Machine) -> Result<Vec<Outcome>, CudaError>;
 
 /// All comparisons, in parts that may run at the same time: most of it is compiling.
-pub const PARTS: [Part; 6] = [
-    maps::all::<f32>,
-    maps::all::<bf16>,
-    maps::all::<f64>,
+pub const PARTS: [Part; 12] = [
+    maps::large::<f32>,
+    maps::large::<bf16>,
+    maps::large::<f64>,
+    maps::odd::<f32>,
+    maps::odd::<bf16>,
+    maps::odd::<f64>,
+    maps::other::<f32>,
+    maps::other::<bf16>,
+    maps::other::<f64>,
     vectors::all::<f32>,
     vectors::all::<bf16>,
     vectors::all::<f64>,
