@@ -5,6 +5,7 @@
 
 mod count;
 mod logging;
+mod terminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -5,11 +5,12 @@
 //! rank has started. Everyone finishes the steps before it. Nothing here knows what a step does, or
 //! saves.
 
+use std::fs;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
@@ -73,8 +74,9 @@ impl Stop {
     }
 }
 
-/// Makes the first SIGINT or SIGTERM a request to stop, and the next one the end of the process
-/// with code 128 + signal (130, 143).
+/// Makes the first SIGINT, SIGTERM or SIGHUP a request to stop, and a SIGINT or SIGTERM behind it the
+/// end of the process with code 128 + signal (130, 143). A terminal that closes may send SIGHUP twice, so
+/// that ends nothing; where whoever started the process has it ignored, as `nohup` does, it stays so.
 ///
 /// # Errors
 /// If the system refuses a handler or the thread that waits for signals.
@@ -90,14 +92,19 @@ pub fn install_signals(stop: Stop) -> Result<()> {
 /// As [`install_signals`].
 pub fn install_signals_saying(stop: Stop, notice: &'static str) -> Result<()> {
     let requested = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    let mut heard = vec![SIGINT, SIGTERM];
+    for &signal in &heard {
         // Both run in the signal handler, in this order: a second signal ends the process whatever
         // its threads wait for, and without destructors that other threads still depend on.
         flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&requested))
             .and_then(|_| flag::register(signal, Arc::clone(&requested)))
             .with_context(|| format!("cannot handle signal {signal}"))?;
     }
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    if !is_ignored(SIGHUP) {
+        flag::register(SIGHUP, requested).context("cannot handle SIGHUP")?;
+        heard.push(SIGHUP);
+    }
+    let mut signals = Signals::new(heard).context("cannot wait for signals")?;
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
             stop.request(signal);
@@ -109,6 +116,14 @@ pub fn install_signals_saying(stop: Stop, notice: &'static str) -> Result<()> {
         .spawn(wait)
         .context("cannot start the thread that waits for signals")?;
     Ok(())
+}
+
+/// Whether this process ignores a signal, as far as Linux tells.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 #[cfg(test)]
@@ -202,16 +217,47 @@ mod tests {
         raise_twice(SIGINT, SIGTERM);
     }
 
-    fn exit_code_of(test: &str) -> Option<i32> {
+    #[test]
+    #[ignore = "ends its process; the tests below run it in one of its own"]
+    fn raise_sighup_twice_then_sigterm() {
+        raise_twice(SIGHUP, SIGHUP);
+        raise(SIGTERM).expect("a valid signal");
+    }
+
+    #[test]
+    #[ignore = "asks what its process ignores; the tests below run it in one of its own"]
+    fn raise_sighup_where_it_is_ignored() {
+        let stop = Stop::default();
+        install_signals(stop.clone()).expect("signals can be handled");
+        raise(SIGHUP).expect("a valid signal");
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(stop.signal(), None);
+    }
+
+    /// The code of one of the tests above, begun by `words` before its own command.
+    fn exit_code_of(test: &str, words: &[&str]) -> Option<i32> {
         let path = module_path!().split_once("::").expect("a module within the crate").1;
-        let mut command = Command::new(std::env::current_exe().expect("a running test"));
+        let program = std::env::current_exe().expect("a running test");
+        let mut command = Command::new("env");
+        command.args(words).arg(program);
         command.args(["--ignored", "--exact", &format!("{path}::{test}")]);
         command.output().expect("the test runs").status.code()
     }
 
     #[test]
     fn the_second_signal_ends_the_process_with_its_code() {
-        assert_eq!(exit_code_of("raise_sigint_twice"), Some(130));
-        assert_eq!(exit_code_of("raise_sigint_then_sigterm"), Some(143));
+        assert_eq!(exit_code_of("raise_sigint_twice", &[]), Some(130));
+        assert_eq!(exit_code_of("raise_sigint_then_sigterm", &[]), Some(143));
+        assert_eq!(exit_code_of("raise_sighup_twice_then_sigterm", &[]), Some(143));
+    }
+
+    #[test]
+    fn a_hangup_that_is_ignored_stays_ignored() {
+        let quiet = ["--ignore-signal=HUP"];
+        assert_eq!(exit_code_of("raise_sighup_where_it_is_ignored", &quiet), Some(0));
+        assert_eq!(
+            exit_code_of("raise_sighup_where_it_is_ignored", &["--default-signal=HUP"]),
+            Some(101)
+        );
     }
 }

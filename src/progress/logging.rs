@@ -25,10 +25,14 @@ use tracing_subscriber::{
 };
 
 use super::LINE_TARGET;
+use super::terminal::Terminal;
 use crate::run_folder::open_append;
 
 /// How much is kept in memory for a log file that is not named yet.
 const MAX_EARLY_BYTES: usize = 64 << 10;
+
+/// How often the bar is drawn, at most.
+const DRAWN_A_SECOND: u8 = 20;
 
 /// The terminal, shared by the progress bar and the log. Clones are the same terminal.
 #[derive(Clone, Debug)]
@@ -41,7 +45,8 @@ impl Screen {
     #[must_use]
     pub fn stderr() -> Self {
         let target = if is_capable_terminal() {
-            ProgressDrawTarget::stderr()
+            let terminal = Box::new(Terminal::stderr());
+            ProgressDrawTarget::term_like_with_hz(terminal, DRAWN_A_SECOND)
         } else {
             ProgressDrawTarget::hidden()
         };
