@@ -1,4 +1,4 @@
-# Every command that a contributor or CI runs, under one name. CI runs `make check` through .ci/run.
+# Every command that a contributor or CI runs, under one name. CI runs what `make check` is made of, through .ci/run.
 # Lint, docs and tests share the release profile: torch-sys' C++ build script then runs once.
 
 SHELL := /bin/bash

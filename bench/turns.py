@@ -30,12 +30,13 @@ def peer_python():
     return os.environ.get("PEER_PYTHON") or str(ROOT / ".peers/bin/python")
 
 
-def check_programs(programs, peers_target):
-    """Ends with what to do if a program is not there."""
+def check_programs(programs, peers_target, ours=OURS):
+    """Ends with what to do if a program is not there. `ours` is the one that is not a peer."""
     for program in programs:
         if not os.access(program, os.X_OK):
-            ours = program == str(OURS)
-            hint = "make build" if ours else f"make {peers_target}, or set PEER_PYTHON"
+            hint = f"make {peers_target}, or set PEER_PYTHON"
+            if program == str(ours):
+                hint = "make build" if ours == OURS else "make build, or name another with --program"
             sys.exit(f"{TOOL}: {program} not found; run: {hint}")
 
 

@@ -1,7 +1,6 @@
 //! One word that every waiting thread hears: stop.
 //!
-//! A failing rank, or a second signal, must be able to end every wait in the program. A [`Cancel`] is
-//! that word; whoever waits on a channel waits on [`Cancel::channel`] too. It does not know why.
+//! A failing rank must be able to end every wait in the program. A [`Cancel`] is that word; whoever waits on a channel waits on [`Cancel::channel`] too. It does not know why.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,12 +27,6 @@ impl Cancel {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Whether [`Cancel::cancel`] was called.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-    }
-
     /// A channel that never carries a message and disconnects on cancellation, for `select!`.
     #[must_use]
     pub fn channel(&self) -> &Receiver<()> {
@@ -50,9 +43,7 @@ mod tests {
         let cancel = Cancel::default();
         let waiter = cancel.clone();
         let thread = std::thread::spawn(move || waiter.channel().recv().is_err());
-        assert!(!cancel.is_cancelled());
         cancel.cancel();
         assert!(thread.join().expect("the waiter does not panic"));
-        assert!(cancel.is_cancelled());
     }
 }

@@ -80,18 +80,18 @@ mod tests {
         let whole: Tensors =
             plan(Site::WHOLE).into_iter().map(|s| (s.name.clone(), s.initial(3))).collect();
         // Ten classes among twelve ranks leave two of them without any.
-        for (cut, columns) in
+        for (cut, num_parts) in
             [(Cut::Columns, 2), (Cut::FullyConnected, 3), (Cut::FullyConnected, 12)]
         {
             let mut merged = Tensors::new();
-            for column in 0..columns {
-                for spec in plan(Site { column, columns, cut }) {
+            for rank in 0..num_parts {
+                for spec in plan(Site { part: rank, num_parts, cut }) {
                     let part = part(&whole, &spec.name, &spec).expect("present");
                     assert_eq!(part, spec.initial(3), "{}", spec.name);
                     merge(&mut merged, spec.name.clone(), &spec, &part);
                 }
             }
-            assert_eq!(merged, whole, "{columns} x {cut:?}");
+            assert_eq!(merged, whole, "{num_parts} x {cut:?}");
         }
     }
 }

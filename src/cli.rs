@@ -10,7 +10,7 @@ mod pack;
 mod stats;
 mod verbosity;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{
     Args, CommandFactory, Parser, Subcommand, builder::RangedU64ValueParser, error::ErrorKind,
@@ -194,28 +194,27 @@ impl TrainArgs {
     /// Whether nothing names a recipe or data, so that the built-in demonstration is trained.
     #[must_use]
     pub fn uses_demo(&self) -> bool {
-        let sets_data =
-            |text: &String| text.split_once('=').is_some_and(|(key, _)| key.trim() == "data.path");
         self.config.is_none()
             && self.data.is_none()
             && self.recipe_checkpoint().is_none()
-            && !self.set.iter().any(sets_data)
+            && self.set_text("data.path").is_none()
+    }
+
+    /// What the last `--set` of `key` sets it to.
+    fn set_text(&self, key: &str) -> Option<String> {
+        let mut sets = self.set.iter().rev().filter_map(|text| Override::of_set(text).ok());
+        sets.find_map(|set| set.text_of(key).map(str::to_owned))
     }
 
     /// The checkpoint whose saved recipe is the one to continue with, because `--resume PATH`, or a `--set` of its
     /// key, names it and no `--config` says otherwise.
     #[must_use]
-    pub fn recipe_checkpoint(&self) -> Option<&Path> {
-        let mut sets = self.set.iter().rev().filter_map(|text| text.split_once('='));
-        let path = match &self.resume {
-            Some(path) => path,
-            None => sets.find(|(key, _)| key.trim() == "run.resume")?.1.trim(),
-        };
-        let path = path.trim_matches('"');
-        if matches!(path, "" | "auto") {
+    pub fn recipe_checkpoint(&self) -> Option<PathBuf> {
+        let path = self.resume.clone().or_else(|| self.set_text("run.resume"))?;
+        if matches!(path.as_str(), "" | "auto") {
             return None;
         }
-        self.config.is_none().then_some(Path::new(path))
+        self.config.is_none().then_some(path.into())
     }
 
     /// Every `--set`, then every flag given: the order in which they apply.

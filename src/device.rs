@@ -101,15 +101,15 @@ pub fn choose(choice: DeviceChoice, gpus: &Gpus) -> Result<Vec<Device>, DeviceEr
         }
         (DeviceChoice::Cpu, _) => cpu_devices(gpus),
         (_, Err(Obstacle { why, advice, num_unused })) => {
-            match num_unused {
+            // Commands that make several worlds say it once.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| match num_unused {
                 0 => {
-                    // Commands that make several worlds say it once.
-                    static SAID: Once = Once::new();
-                    SAID.call_once(|| tracing::info!("no GPU: CPU threads stand in for GPUs"));
+                    tracing::info!("no GPU: CPU threads stand in for GPUs");
                     tracing::debug!("{why}; {advice}");
                 }
                 _ => tracing::warn!("{why}: CPU threads stand in for them; {advice}"),
-            }
+            });
             cpu_devices(gpus)
         }
         (_, Ok(found)) => cuda_list(gpus, found),

@@ -82,8 +82,9 @@ pub fn slice<T: Element>(tensor: &Tensor) -> &[T] {
     if tensor.numel() == 0 {
         return &[];
     }
-    // SAFETY: the storage holds numel elements of this kind and lives as long as the borrow. Views of
-    // one storage are handed out per rank, whose thread does not write while it reads.
+    // SAFETY: the storage holds numel elements of this kind and lives as long as the borrow. Where threads share a
+    // storage (what collectives lend, the weights of replicas) they meet at a gate between one's writing of a range
+    // and another's reading of it, and write ranges that do not overlap.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), tensor.numel()) }
 }
 

@@ -39,7 +39,8 @@ pub enum Exit {
     /// A signal stopped the run after it had saved a checkpoint: start it again with
     /// `--resume auto`. The value is `EX_TEMPFAIL` of sysexits.h, which batch systems requeue.
     Saved = 75,
-    /// A second signal stopped the run at once: 128 + SIGINT.
+    /// A signal ended a measurement, or a second one whatever was to be saved: 128 + SIGINT. A second SIGTERM ends
+    /// the process with 143.
     Interrupted = 130,
 }
 
@@ -60,7 +61,7 @@ Exit codes:
     5  the loss is no longer finite
     6  an exchange between devices failed or did not end
    75  stopped by a signal, all steps saved; continue with --resume auto (pack: the same command)
-  130  stopped by a second signal, at once";
+  130  stopped at once, by a second signal (143: by SIGTERM)";
 
 /// An error with the exit code it asks for. It prints as the error inside it.
 #[derive(Debug)]

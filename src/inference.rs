@@ -131,7 +131,7 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
 fn probabilities(worker: &mut Worker, x: Tensor, views: Views) -> Result<Vec<f64>> {
     let kind = worker.net.arena.weights.kind();
     let x = x.f_to_device(worker.place.device)?.f_to_kind(kind)?;
-    let p = loss::mean_probabilities(&worker.logits(x)?, views.num())?;
+    let p = loss::mean_probabilities(&worker.logits(x, views.num())?, views.num())?;
     let p = Vec::<f64>::try_from(p.f_view([-1])?.f_to_kind(Kind::Double)?)?;
     ensure!(p.iter().all(|p| p.is_finite()), Diverged::Model);
     Ok(p)

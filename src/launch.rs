@@ -9,6 +9,7 @@ mod axes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -168,19 +169,27 @@ impl World {
         let results: Vec<Option<T>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..num_ranks)
                 .map(|rank| {
-                    let (running, work, done) = (&running, &work, done.clone());
-                    scope.spawn(move || {
+                    let (running, work, over) = (&running, &work, done.clone());
+                    let thread = move || {
                         let result = caught(|| self.rank(rank, running, work));
                         let value = result
                             .map_err(|source| running.fail(RankFailed { rank, num_ranks, source }));
                         // The receiver outlives the scope.
-                        let _ = done.send(());
+                        let _ = over.send(());
                         value.ok()
+                    };
+                    let named = std::thread::Builder::new().name(format!("rank{rank}"));
+                    let started = named.spawn_scoped(scope, thread);
+                    started.context("cannot start the thread of a rank").map_err(|source| {
+                        // The others would wait for it.
+                        running.fail(RankFailed { rank, num_ranks, source });
+                        let _ = done.send(());
                     })
                 })
                 .collect();
             self.supervise(&running, &finished);
-            threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+            let value = |thread: ScopedJoinHandle<'_, Option<T>>| thread.join().ok().flatten();
+            threads.into_iter().map(|thread| thread.ok().and_then(value)).collect()
         });
         drop(polling);
         match running.first_failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -281,6 +290,7 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use anyhow::ensure;
+    use crossbeam_channel::TryRecvError;
 
     use super::*;
     use crate::topology::Division;
@@ -318,7 +328,7 @@ mod tests {
         });
         let error = format!("{:#}", result.expect_err("rank 1 panicked"));
         assert!(error.contains("rank 1 of 3") && error.contains("rank one breaks"), "{error}");
-        assert!(world.cancel.is_cancelled());
+        assert_eq!(world.cancel.channel().try_recv(), Err(TryRecvError::Disconnected));
     }
 
     #[test]

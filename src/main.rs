@@ -1,5 +1,6 @@
 //! Parse, run, and say how it ended.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,21 +14,26 @@ use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
 use alexnet_mgpu::stdout::{self, Closed};
 use alexnet_mgpu::{
-    colours, draw, gpu_check, inference, kernel_check, openmp, pack, run, shell, statistics,
-    torch_ext, verify,
+    collective_check, colours, draw, environment, inference, kernel_check, pack, run, shell,
+    statistics, verify,
 };
 use anyhow::Result;
 use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    openmp::wait_asleep();
-    torch_ext::keep_freed_memory();
-    torch_ext::grow_memory_in_place();
+    environment::complete();
     let level = cli.verbosity.level().parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
     let command = cli.into_command().unwrap_or_else(|error| error.exit());
-    let result = init_logging(level).and_then(|(screen, log)| execute(command, &screen, &log));
-    match result {
+    let (screen, log) = match init_logging(level) {
+        Ok(log) => log,
+        Err(error) => {
+            // The log cannot carry this. Who has closed standard error has read enough.
+            let _ = writeln!(io::stderr(), "error: {}", in_words(&error));
+            return exit_of(&error).into();
+        }
+    };
+    match execute(command, &screen, &log) {
         Ok(exit) => exit.into(),
         Err(error) => {
             // Who has closed the pipe has read enough.
@@ -48,7 +54,7 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
             bench::pipeline(&args, screen).map(|()| Exit::Ok)
         }
         Command::GpuCheck(GpuCheckCommand::Collectives(args)) => {
-            gpu_check::collectives(&args).map(|()| Exit::Ok)
+            collective_check::run(&args).map(|()| Exit::Ok)
         }
         Command::GpuCheck(GpuCheckCommand::Kernels(args)) => kernel_check::kernels(&args),
         Command::GpuCheck(GpuCheckCommand::Speed(args)) => {
@@ -65,7 +71,7 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
 
 fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
     let config = match args.recipe_checkpoint() {
-        Some(path) => saved_recipe(path, args.overrides()?)?,
+        Some(path) => saved_recipe(&path, args.overrides()?)?,
         None => Config::load(args)?,
     };
     if args.uses_demo() {

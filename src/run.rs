@@ -107,8 +107,8 @@ pub fn worker(
         Division::Replicas | Division::Columns => Cut::Columns,
         Division::Hybrid => Cut::FullyConnected,
     };
-    let (column, columns) = (place.columns.rank() as i64, place.columns.size() as i64);
-    let plan = Plan::new(arch, Site { column, columns, cut })?;
+    let (part, num_parts) = (place.columns.rank() as i64, place.columns.size() as i64);
+    let plan = Plan::new(arch, Site { part, num_parts, cut })?;
     let wire = wire(config.devices.wire);
     if wire.narrows(kind(config.train.precision)) {
         place.columns = Box::new(Narrowed::new(place.columns, wire));
@@ -131,7 +131,7 @@ pub fn worker(
     };
     let optimizer = Optimizer::new(rule, train.weight_decay, train.bias_lr, &net.arena);
     let shares = match cut {
-        Cut::FullyConnected if columns > 1 => topology.shares(train.batch_size),
+        Cut::FullyConnected if num_parts > 1 => topology.shares(train.batch_size),
         _ => Vec::new(),
     };
     let side = config.data.crop_side(arch.input as usize);

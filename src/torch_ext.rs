@@ -10,7 +10,7 @@
 pub mod cuda;
 pub mod upload;
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Result, bail, ensure};
@@ -330,31 +330,6 @@ pub fn set_algorithms(algorithms: Algorithms) {
         set_user_enabled_cudnn(context, algorithms != Algorithms::Exact);
         set_benchmark_cudnn(context, fastest);
         set_deterministic_cudnn(context, !fastest);
-    }
-}
-
-/// Keeps large tensors' memory in the process when they are freed.
-///
-/// glibc gives every block above 32 MiB back to the kernel at once, so that each activation costs its
-/// page faults again in every step. On other C libraries this does nothing.
-pub fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: sets two tunables of malloc; called before any thread is started.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, c_int::MAX);
-    }
-}
-
-/// Lets libtorch's memory on GPUs grow in place instead of segment by segment, unless the environment has
-/// something to say of it: what is free between segments is of no use to a larger tensor.
-pub fn grow_memory_in_place() {
-    const NAMES: [&CStr; 2] = [c"PYTORCH_ALLOC_CONF", c"PYTORCH_CUDA_ALLOC_CONF"];
-    // SAFETY: called before any thread is started, so that nobody reads or writes the environment meanwhile.
-    unsafe {
-        if NAMES.iter().all(|name| libc::getenv(name.as_ptr()).is_null()) {
-            libc::setenv(NAMES[0].as_ptr(), c"expandable_segments:True".as_ptr(), 0);
-        }
     }
 }
 

@@ -152,7 +152,7 @@ impl Worker {
             }
             let (x, labels) = self.intake.take(&batch)?;
             let (x, labels) = self.whole_share(x, labels, views)?;
-            let p = loss::mean_probabilities(&self.logits(x)?, views)?;
+            let p = loss::mean_probabilities(&self.logits(x, views)?, views)?;
             tally += count_readable(&p, &labels)?;
         }
         self.intake.release()?;
@@ -161,15 +161,14 @@ impl Worker {
         Ok(Tally::from_tensor(&sum))
     }
 
-    /// The logits of images `x`, `[N, H, W, 3]`, without dropout.
+    /// The logits of `x`, `[images * views, H, W, 3]`, without dropout.
     ///
     /// # Errors
     /// If a layer or a peer fails.
-    pub fn logits(&mut self, x: Tensor) -> Result<Tensor> {
+    pub fn logits(&mut self, x: Tensor, views: usize) -> Result<Tensor> {
         let dropout = Key::new(self.seed, Purpose::Dropout);
         let columns = &*self.place.columns;
-        let own = self.shares.get(self.place.replica).map_or(1, |own| x.size()[0] as usize / own);
-        let shares: Vec<_> = self.shares.iter().map(|share| own * share).collect();
+        let shares: Vec<_> = self.shares.iter().map(|share| views * share).collect();
         let pass = Pass { mode: Mode::Eval, dropout, first: 0, columns, shares: &shares };
         self.net.forward(x, &pass, |_| Ok(()))
     }

@@ -26,7 +26,7 @@ use crate::train::Worker;
 /// # Errors
 /// If there are no such devices, or a step fails.
 pub fn step(args: &BenchStepArgs) -> Result<()> {
-    let config = config(args);
+    let config = Config::from_flags(args.overrides()?)?;
     let world = run::world(&config)?;
     let rates = world.run(|place| {
         let mut ready = Ready::new(&config, &world, place)?;
@@ -69,7 +69,7 @@ fn next_line() -> Result<Option<String>> {
 
 /// Answers `args` and the lines that follow, until one is about another step: that is returned.
 fn answer(args: BenchStepArgs) -> Result<Option<String>> {
-    let config = config(&args);
+    let config = Config::from_flags(args.overrides()?)?;
     let world = run::world(&config)?;
     ensure!(world.devices.len() == 1, "steps are timed in turns on one device, not on several");
     let mut left = world.run(|place| {
@@ -85,20 +85,6 @@ fn answer(args: BenchStepArgs) -> Result<Option<String>> {
         }
     })?;
     Ok(left.pop().flatten())
-}
-
-fn config(args: &BenchStepArgs) -> Config {
-    let mut config = Config::default();
-    config.net.arch = args.arch;
-    config.devices.gpus = args.gpus.clone();
-    config.devices.mode = args.mode;
-    config.devices.device = args.device;
-    config.devices.backend = args.backend;
-    config.devices.threads = args.threads;
-    config.devices.wire = args.wire;
-    config.train.batch_size = args.batch;
-    config.train.precision = args.precision;
-    config
 }
 
 /// A rank with its share of a synthetic batch on its device.

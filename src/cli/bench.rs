@@ -6,7 +6,9 @@ use clap::{Args, Command, FromArgMatches, Subcommand};
 
 use super::{positive, seconds, threads};
 use crate::{
-    config::{Arch, BackendChoice, DeviceChoice, Gpus, Mode, Precision, Wire},
+    config::{
+        Arch, BackendChoice, ConfigError, DeviceChoice, Gpus, Mode, Override, Precision, Wire,
+    },
     data::{Augment, Output},
 };
 
@@ -59,6 +61,25 @@ pub struct BenchStepArgs {
 }
 
 impl BenchStepArgs {
+    /// The flags as a configuration knows them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a value that TOML cannot hold.
+    pub fn overrides(&self) -> Result<Vec<Override>, ConfigError> {
+        let flags = [
+            Override::of_flag("--arch", "net.arch", Some(&self.arch))?,
+            Override::of_flag("--gpus", "devices.gpus", Some(&self.gpus))?,
+            Override::of_flag("--mode", "devices.mode", Some(&self.mode))?,
+            Override::of_flag("--device", "devices.device", Some(&self.device))?,
+            Override::of_flag("--backend", "devices.backend", Some(&self.backend))?,
+            Override::of_flag("--threads", "devices.threads", Some(&self.threads))?,
+            Override::of_flag("--wire", "devices.wire", Some(&self.wire))?,
+            Override::of_flag("--batch", "train.batch_size", Some(&self.batch))?,
+            Override::of_flag("--precision", "train.precision", Some(&self.precision))?,
+        ];
+        Ok(flags.into_iter().flatten().collect())
+    }
+
     /// The flags in a line of text.
     ///
     /// # Errors

@@ -42,6 +42,24 @@ fn training_is_the_default_command_and_has_a_name_too() {
 }
 
 #[test]
+fn a_checkpoint_to_go_on_from_is_found_however_its_path_is_quoted() {
+    let named = |words: &[&str]| {
+        let words = ["alexnet-mgpu"].iter().chain(words);
+        match Cli::try_parse_from(words).expect("it parses").into_command().expect("one command") {
+            Command::Train(args) => args.recipe_checkpoint(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let checkpoint = Some("runs/x".into());
+    assert_eq!(named(&["--resume", "runs/x"]), checkpoint);
+    for set in ["run.resume=runs/x", "run.resume=\"runs/x\"", " run.resume = 'runs/x'"] {
+        assert_eq!(named(&["--set", set]), checkpoint, "{set}");
+    }
+    assert_eq!(named(&["--set", "run.resume=runs/x", "--config", "a.toml"]), None);
+    assert_eq!(named(&["--set", "run.resume=runs/x", "--set", "run.resume=auto"]), None);
+}
+
+#[test]
 fn every_command_line_in_the_help_is_accepted() {
     let help = Cli::command().render_long_help().to_string();
     let (_, examples) = help.split_once("Examples:").expect("the help has examples");

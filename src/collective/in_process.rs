@@ -84,7 +84,7 @@ impl InProcess {
     }
 
     /// Waits until the peers have read what this rank lent.
-    fn settle(&self) -> Result<()> {
+    fn wait_for_readers(&self) -> Result<()> {
         synchronize(self.device.get());
         Ok(self.table.gate.wait()?)
     }
@@ -105,7 +105,7 @@ impl InProcess {
 
     /// Adds the peers' elements `range` to `own`, which holds this rank's, in rank order.
     fn add(&self, lent: &[Tensor], range: &Range<usize>, own: &mut Tensor) -> Result<()> {
-        let part = |x: &Tensor| narrow(&x.view(-1), range).to_device(own.device());
+        let part = |x: &Tensor| range_of(&x.view(-1), range).to_device(own.device());
         let before: Vec<_> = lent[..self.rank].iter().map(part).collect();
         let after: Vec<_> = lent[self.rank + 1..].iter().map(part).collect();
         if own.device() == Device::Cpu {
@@ -137,7 +137,7 @@ fn wide(kind: Kind) -> Kind {
     if kind == Kind::BFloat16 { Kind::Float } else { kind }
 }
 
-fn narrow(flat: &Tensor, range: &Range<usize>) -> Tensor {
+fn range_of(flat: &Tensor, range: &Range<usize>) -> Tensor {
     flat.narrow(0, range.start as i64, range.len() as i64)
 }
 
@@ -170,13 +170,13 @@ impl Collective for InProcess {
         let lent = self.exchange(&flat)?;
         // Peers read their own parts of `x` while this one changes: nobody reads what is written.
         let own = self.part(self.rank, len);
-        self.add(&lent, &own, &mut narrow(&flat, &own))?;
-        self.settle()?;
+        self.add(&lent, &own, &mut range_of(&flat, &own))?;
+        self.wait_for_readers()?;
         for (rank, theirs) in lent.iter().enumerate() {
             let part = self.part(rank, len);
-            copy(&narrow(theirs, &part), &mut narrow(&flat, &part))?;
+            copy(&range_of(theirs, &part), &mut range_of(&flat, &part))?;
         }
-        self.settle()
+        self.wait_for_readers()
     }
 
     fn all_gather(&self, shard: &Tensor, out: &mut Tensor) -> Result<()> {
@@ -192,7 +192,7 @@ impl Collective for InProcess {
         self.count(num_bytes(shard) * (self.size - 1));
         let out = out.view(-1);
         for (rank, theirs) in self.exchange(&shard.view(-1))?.iter().enumerate() {
-            copy(theirs, &mut narrow(&out, &(rank * len..(rank + 1) * len)))?;
+            copy(theirs, &mut range_of(&out, &(rank * len..(rank + 1) * len)))?;
         }
         Ok(())
     }
@@ -211,7 +211,7 @@ impl Collective for InProcess {
         let own = self.rank * len..(self.rank + 1) * len;
         let (flat, mut out) = (x.view(-1), out.view(-1));
         let lent = self.exchange(&flat)?;
-        copy(&narrow(&flat, &own), &mut out)?;
+        copy(&range_of(&flat, &own), &mut out)?;
         self.add(&lent, &own, &mut out)
     }
 
@@ -230,7 +230,7 @@ impl Collective for InProcess {
         let part = |rank: usize| rank * len..(rank + 1) * len;
         let out = out.view(-1);
         for (rank, theirs) in self.exchange(&x.view(-1))?.iter().enumerate() {
-            copy(&narrow(theirs, &part(self.rank)), &mut narrow(&out, &part(rank)))?;
+            copy(&range_of(theirs, &part(self.rank)), &mut range_of(&out, &part(rank)))?;
         }
         Ok(())
     }
@@ -241,7 +241,7 @@ impl Collective for InProcess {
         }
         let lent = self.exchange(x)?;
         copy(&lent[root].view(-1), &mut x.view(-1))?;
-        self.settle()
+        self.wait_for_readers()
     }
 
     fn share(&self, x: &Tensor) -> Result<Tensor> {
@@ -251,7 +251,7 @@ impl Collective for InProcess {
     }
 
     fn flush(&self) -> Result<()> {
-        self.settle()?;
+        self.wait_for_readers()?;
         for turn in 0..2 {
             self.slot(turn, self.rank).take();
         }

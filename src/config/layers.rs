@@ -57,6 +57,12 @@ impl Override {
         }
     }
 
+    /// What is set, if it is a text and the value of `key`.
+    #[must_use]
+    pub fn text_of(&self, key: &str) -> Option<&str> {
+        if self.key == key { self.value.as_str() } else { None }
+    }
+
     /// The override of `--set key=value`. The value is TOML; quotes around a word may be left out.
     ///
     /// # Errors
@@ -113,6 +119,14 @@ impl Config {
         overrides: Vec<Override>,
     ) -> Result<Self, ConfigError> {
         layer(Some(Text { name, text }), overrides)
+    }
+
+    /// The defaults, with overrides on top.
+    ///
+    /// # Errors
+    /// As [`Config::load`], for what the overrides say.
+    pub fn from_flags(overrides: Vec<Override>) -> Result<Self, ConfigError> {
+        layer(None, overrides)
     }
 
     /// Every key with its value, in a form that [`Config::from_toml`] reads back.

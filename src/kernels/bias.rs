@@ -1,7 +1,7 @@
-//! A layer's bias, one number for each channel: added together with ReLU, and its gradient.
+//! A layer's bias, one number for each channel: how it is added, and its gradient. The twins of the GPU's kernels.
 //!
 //! On CPUs libtorch's convolutions and products do both at no cost; on GPUs they take passes over memory
-//! of their own, which the kernels beside this one save. Layers are not known here.
+//! of their own, which `bias.cu` saves. Layers are not known here.
 
 use super::real::{Real, Wide};
 

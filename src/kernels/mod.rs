@@ -2,8 +2,8 @@
 //! here, and beside them for GPUs in [`cuda`].
 //!
 //! Each kernel reads its inputs once, writes its outputs once and keeps whatever lies between in a
-//! cache-sized scratch. Rows are shared among the threads of the current rayon pool, and no result
-//! depends on how many there are, nor on the instruction set they run on. The module knows nothing
+//! cache-sized scratch. What takes long is shared among the threads of the current rayon pool, and no
+//! result depends on how many there are, nor on the instruction set they run on. The module knows nothing
 //! of tensors, layers or devices.
 
 pub mod bias;

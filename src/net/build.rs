@@ -36,9 +36,9 @@ use crate::torch_ext::{ConvGeometry, InputGradient};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {
     /// This rank's part.
-    pub column: i64,
+    pub part: i64,
     /// The number of parts; 1 where each rank holds the whole network.
-    pub columns: i64,
+    pub num_parts: i64,
     /// Which layers are cut.
     pub cut: Cut,
 }
@@ -55,7 +55,7 @@ pub enum Cut {
 
 impl Site {
     /// A rank that holds the whole network.
-    pub const WHOLE: Self = Self { column: 0, columns: 1, cut: Cut::Columns };
+    pub const WHOLE: Self = Self { part: 0, num_parts: 1, cut: Cut::Columns };
 }
 
 /// One layer as one rank computes it.

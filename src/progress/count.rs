@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
-use super::{LINE_TARGET, Screen, duration};
+use super::{LINE_TARGET, Screen, duration, style};
 
 /// Between two lines where there is no bar.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -45,10 +45,7 @@ impl Count {
     /// A count of images up to `total`, of which `before` are done already.
     #[must_use]
     pub fn new(screen: &Screen, verb: &'static str, before: u64, total: u64) -> Self {
-        let style = ProgressStyle::with_template("{prefix}  {wide_bar} {pos}/{len}  {msg}")
-            .expect("the template is constant and valid")
-            .progress_chars("=> ");
-        let bar = screen.bars.add(ProgressBar::new(total).with_style(style).with_prefix(verb));
+        let bar = screen.bars.add(ProgressBar::new(total).with_style(style()).with_prefix(verb));
         let now = Instant::now();
         let tally = Tally { done: before, before, total };
         Self { verb, tally, begun: now, last_shown: now, bar }

@@ -12,7 +12,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -26,6 +26,7 @@ use tracing_subscriber::{
 
 use super::LINE_TARGET;
 use super::terminal::Terminal;
+use crate::exit::{Coded, Exit};
 use crate::run_folder::open_append;
 
 /// How much is kept in memory for a log file that is not named yet.
@@ -182,8 +183,9 @@ pub fn init_logging(level: LevelFilter) -> Result<(Screen, LogFile)> {
 /// This program from `level` up, and warnings of the libraries it uses.
 fn targets(level: LevelFilter) -> Result<Targets> {
     match env::var("RUST_LOG") {
-        Ok(text) if !text.is_empty() => text.parse().with_context(|| {
-            format!("RUST_LOG={text}: expected a level such as debug, or target=level,...")
+        Ok(text) if !text.is_empty() => text.parse().map_err(|error| {
+            let expected = "expected a level such as debug, or target=level,...";
+            Coded::new(Exit::Usage, anyhow!("RUST_LOG={text}: {expected}: {error}")).into()
         }),
         _ => Ok(Targets::new()
             .with_default(level.min(LevelFilter::WARN))

@@ -42,15 +42,23 @@ impl std::fmt::Display for Capability {
 /// # Errors
 /// [`CudaError::Missing`].
 pub fn available() -> Result<(), CudaError> {
-    static PRESENT: OnceLock<bool> = OnceLock::new();
-    // SAFETY: opens the library, whose constructors have no preconditions.
-    match PRESENT.get_or_init(|| unsafe { sys::is_culib_present() } && open_builtins()) {
-        true => Ok(()),
-        false => Err(CudaError::Missing {
-            library: "libnvrtc.so.13",
+    static MISSING: OnceLock<Option<&str>> = OnceLock::new();
+    match *MISSING.get_or_init(missing) {
+        None => Ok(()),
+        Some(library) => Err(CudaError::Missing {
+            library,
             advice: "run scripts/get-libtorch, which puts it beside libtorch",
         }),
     }
+}
+
+/// The first of the two libraries that cannot be opened.
+fn missing() -> Option<&'static str> {
+    // SAFETY: opens the library, whose constructors have no preconditions.
+    if !unsafe { sys::is_culib_present() } {
+        return Some("libnvrtc.so.13");
+    }
+    (!open_builtins()).then_some("libnvrtc-builtins.so.13")
 }
 
 /// Opens the library NVRTC will look for, which it would not look for in this program's folders.

@@ -6,8 +6,8 @@ fn plan(name: &str, classes: i64, site: Site) -> Plan {
     Plan::new(&arch, site).expect("the columns divide every layer")
 }
 
-const FIRST_OF_TWO: Site = Site { column: 0, columns: 2, cut: Cut::Columns };
-const LAST_SLICE_OF_THREE: Site = Site { column: 2, columns: 3, cut: Cut::FullyConnected };
+const FIRST_OF_TWO: Site = Site { part: 0, num_parts: 2, cut: Cut::Columns };
+const LAST_SLICE_OF_THREE: Site = Site { part: 2, num_parts: 3, cut: Cut::FullyConnected };
 
 #[test]
 fn parameters_and_multiplications_are_the_published_ones() {

@@ -103,36 +103,31 @@ impl Walk {
 
     /// Adds a step whose output is the current shape.
     fn push(&mut self, what: &str, step: Step, macs: i64) {
-        // Dropout that stands before a layer's weights, as in torchvision, needs a name of its own.
-        let name = match self.plan.layers.iter().any(|l| l.name == format!("{what}{}", self.number))
-        {
-            false => format!("{what}{}", self.number),
-            true => format!("{what}{}b", self.number),
-        };
+        let name = format!("{what}{}", self.number);
         self.plan.layers.push(Planned { name, step, output: self.shape.clone(), macs });
     }
 
     /// The parts that convolutions and what follows them are cut into.
-    fn conv_columns(&self) -> i64 {
-        if self.site.cut == Cut::Columns { self.site.columns } else { 1 }
+    fn conv_parts(&self) -> i64 {
+        if self.site.cut == Cut::Columns { self.site.num_parts } else { 1 }
     }
 
     /// This rank's part of `total`.
     fn part_of(&self, total: i64) -> Range<usize> {
-        parts(total as usize, self.site.columns as usize)[self.site.column as usize].clone()
+        parts(total as usize, self.site.num_parts as usize)[self.site.part as usize].clone()
     }
 
     /// The groups this rank computes of a layer with `groups` in all.
     fn local_groups(&self, groups: i64, layer: &str) -> Result<i64> {
-        let columns = self.conv_columns();
+        let num_parts = self.conv_parts();
         if self.extent == Extent::Whole {
             return Ok(groups);
         }
         ensure!(
-            groups % columns == 0,
-            "{layer}: {groups} group(s) of channels do not divide among {columns} devices"
+            groups % num_parts == 0,
+            "{layer}: {groups} group(s) of channels do not divide among {num_parts} devices"
         );
-        Ok(groups / columns)
+        Ok(groups / num_parts)
     }
 
     /// Inserts a gather if the ranks hold different channels.
@@ -148,8 +143,8 @@ impl Walk {
 
     /// Gathers the batch before the first layer that is cut into slices.
     fn gather_images(&mut self) {
-        let Site { columns, cut, .. } = self.site;
-        if cut == Cut::FullyConnected && columns > 1 && self.images == Images::Share {
+        let Site { num_parts, cut, .. } = self.site;
+        if cut == Cut::FullyConnected && num_parts > 1 && self.images == Images::Share {
             self.images = Images::Batch;
             self.push("gather", Step::Gather(Parts::Images, GatherGradient::Partial), 0);
         }
@@ -169,14 +164,14 @@ impl Walk {
         };
         ensure!(self.images == Images::Share, "{name} stands after a fully-connected layer");
         self.number += 1;
-        let columns = self.conv_columns();
-        let aligned = *groups > 1 && groups % columns == 0;
+        let num_parts = self.conv_parts();
+        let aligned = *groups > 1 && groups % num_parts == 0;
         if !aligned {
             self.gather(GatherGradient::Partial);
         }
         ensure!(
-            aligned || *groups == 1 || columns == 1,
-            "{name}: {groups} groups do not divide among {columns} devices"
+            aligned || *groups == 1 || num_parts == 1,
+            "{name}: {groups} groups do not divide among {num_parts} devices"
         );
         let first = self.plan.layers.is_empty();
         let local_groups = self.local_groups(*groups, name)?;
@@ -218,15 +213,15 @@ impl Walk {
 
     /// Which rows of a layer with `total` outputs this rank holds, and who else does.
     fn rows(&mut self, name: &str, total: i64, outputs: Outputs) -> Result<(Placement, Holders)> {
-        let Site { columns, cut, .. } = self.site;
+        let Site { num_parts, cut, .. } = self.site;
         let is_sliced = self.images == Images::Batch;
-        if columns == 1 || outputs == Outputs::Replicated || (cut != Cut::Columns && !is_sliced) {
+        if num_parts == 1 || outputs == Outputs::Replicated || (cut != Cut::Columns && !is_sliced) {
             self.extent = Extent::Whole;
             return Ok((Placement::Whole, Holders::Replicas));
         }
         ensure!(
-            is_sliced || total % columns == 0,
-            "{name}: {total} outputs do not divide among {columns} devices"
+            is_sliced || total % num_parts == 0,
+            "{name}: {total} outputs do not divide among {num_parts} devices"
         );
         self.extent = Extent::Part(total);
         let part = self.part_of(total);

@@ -1,7 +1,7 @@
-//! `gpu-check`: what has to hold on GPUs, checked by the program itself.
+//! `gpu-check collectives`: whether exchanges keep their contract on these devices, checked by the program itself.
 //!
-//! Machines with GPUs often have no Rust, so the checks are in the binary. They fail where there is no GPU
-//! to check, and never pass without having looked.
+//! Machines with GPUs often have no Rust, so the check is in the binary. It fails where there is no GPU
+//! to check, and never passes without having looked.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn missed(devices: &[Device]) -> Duration {
 ///
 /// # Errors
 /// The first promise that is broken, or why there is nothing to check.
-pub fn collectives(args: &GpuCheckCollectivesArgs) -> Result<()> {
+pub fn run(args: &GpuCheckCollectivesArgs) -> Result<()> {
     let devices = devices(args)?;
     let backend = backend::choose(args.backend, &devices)?;
     stdout::line(format_args!("{} ranks on {devices:?}, {backend:?}", devices.len()))?;
