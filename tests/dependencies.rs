@@ -52,10 +52,32 @@ fn rust_files(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The lines of code, without comments.
+/// The lines of code, without comments; then a line for each path in the braces of `crate::{…}`.
 fn code(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).expect("readable");
-    text.lines().map(|line| line.split("//").next().unwrap_or("").to_owned()).collect()
+    let mut lines: Vec<_> =
+        text.lines().map(|line| line.split("//").next().unwrap_or("").to_owned()).collect();
+    let whole = lines.join(" ");
+    lines.extend(whole.split("crate::{").skip(1).flat_map(in_braces));
+    lines
+}
+
+/// `crate::a::{b, c}` and `crate::d` of what follows `crate::{`: `a::{b, c}, d};`.
+fn in_braces(text: &str) -> Vec<String> {
+    let mut paths = vec![String::from("crate::")];
+    let mut depth = 0;
+    for character in text.chars() {
+        match (character, depth) {
+            ('}', 0) => break,
+            (',', 0) => paths.push("crate::".into()),
+            (' ', _) => {}
+            _ => {
+                depth += i32::from(character == '{') - i32::from(character == '}');
+                paths.last_mut().expect("never empty").push(character);
+            }
+        }
+    }
+    paths
 }
 
 /// Whether `line` names the path `module` (and not `ratchet::` for `tch`).
@@ -104,4 +126,11 @@ fn the_rule_about_names_sees_paths_and_not_words() {
     assert!(names("    crate::net::Net", "crate::net"));
     assert!(!names("use crate::network::X;", "crate::net"));
     assert!(!names("let patch: u8 = ratch::x", "tch"));
+}
+
+#[test]
+fn a_path_in_braces_is_seen() {
+    assert_eq!(in_braces("a::{b, c}, d}; use x"), ["crate::a::{b,c}", "crate::d"]);
+    let paths = in_braces("config::Config, net}");
+    assert!(names(&paths[0], "crate::config") && names(&paths[1], "crate::net"));
 }

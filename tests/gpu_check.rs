@@ -85,9 +85,9 @@ impl Fakes {
         self.run_seeing("0", flags, program, python)
     }
 
-    /// The report of a run that gets a SIGTERM when `program` has written the ids of processes that hang into
-    /// `DIR/hangs`. None of them is there afterwards.
-    fn report_of_a_run_ended_when_it_hangs(&self, flags: &[&str], program: &str) -> String {
+    /// The report of a run that gets a SIGTERM when `num` of what it has begun hang: for each `program` writes its id
+    /// into a file `DIR/hang*`. None of them is there afterwards, and no other has been begun.
+    fn report_of_a_run_ended_when(&self, num: usize, flags: &[&str], program: &str) -> String {
         let program = self.write("alexnet-mgpu", program);
         let python = self.write("python", "exit 1");
         let mut command = script(self.path(), flags);
@@ -95,8 +95,7 @@ impl Fakes {
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", self.path().display()));
         let mut child = command.spawn().expect("python3 is there");
-        let hangs = self.path().join("hangs");
-        while !hangs.exists() {
+        while self.hanging().len() < num {
             assert!(
                 child.try_wait().expect("a child of ours").is_none(),
                 "it waits for the program"
@@ -106,11 +105,18 @@ impl Fakes {
         let kill = |words: &[&str]| Command::new("kill").args(words).status().expect("kill exists");
         assert!(kill(&["-TERM", &child.id().to_string()]).success());
         assert_eq!(child.wait().expect("a child of ours").code(), Some(1));
-        let hanging = fs::read_to_string(hangs).expect("written above");
-        for id in hanging.split_whitespace() {
-            assert!(!kill(&["-0", id]).success(), "process {id} is still there");
+        assert_eq!(self.hanging().len(), num, "others were begun");
+        for id in self.hanging() {
+            assert!(!kill(&["-0", &id]).success(), "process {id} is still there");
         }
         fs::read_to_string(self.path().join("report.md")).expect("a report")
+    }
+
+    /// The ids in files `DIR/hang*`.
+    fn hanging(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path()).expect("readable").map(|e| e.expect("readable"));
+        let hangs = entries.filter(|e| e.file_name().to_string_lossy().starts_with("hang"));
+        hangs.map(|e| fs::read_to_string(e.path()).expect("a file").trim().to_owned()).collect()
     }
 
     /// The same with these GPUs in sight.
@@ -275,11 +281,11 @@ fn what_was_found_is_reported_by_a_run_that_is_ended_and_what_it_started_ends_wi
         while read -r flags; do
             case "$flags" in
                 *"--batch 512"*) echo "20.0 img/s" ;;
-                *) echo $$ > DIR/begun; mv DIR/begun DIR/hangs; sleep 1000 ;;
+                *) echo $$ > DIR/begun; mv DIR/begun DIR/hang; sleep 1000 ;;
             esac
         done"#;
     let flags = ["--only", "steps", "--case", "alexnet,512,bf16", "--case", "alexnet,128,bf16"];
-    let report = fakes.report_of_a_run_ended_when_it_hangs(&flags, hangs);
+    let report = fakes.report_of_a_run_ended_when(1, &flags, hangs);
     let step = row(&report, "step, alexnet, batch 512, bf16");
     assert!(step.contains("| ours 20 img/s"), "{report}");
     let broken_off = row(&report, "step, alexnet, batch 128, bf16");
@@ -292,11 +298,15 @@ fn checks_that_are_ended_begin_no_others_and_those_that_were_done_are_reported()
     let hangs = r#"
         case "$*" in
             --version) ;;
-            *kernels*) echo '{"outcomes": [{}], "failed": []}' ;;
-            *) sleep 2; echo $$ > DIR/begun$$; mv DIR/begun$$ DIR/hangs; sleep 1000 ;;
+            *kernels*) echo '{"outcomes": [{}], "failed": []}'; touch DIR/done ;;
+            *)
+                while [ ! -e DIR/done ]; do sleep 0.1; done
+                sleep 1
+                echo $$ > DIR/begun$$; mv DIR/begun$$ DIR/hang$$; sleep 1000 ;;
         esac"#;
     let flags = ["--only", "kernels", "--only", "collectives", "--only", "modes"];
-    let report = fakes.report_of_a_run_ended_when_it_hangs(&flags, hangs);
+    // One of the collectives and one of the modes; each has several.
+    let report = fakes.report_of_a_run_ended_when(2, &flags, hangs);
     let done = row(&report, "kernels, layers, optimizers against the CPU");
     assert!(done.ends_with("| pass |"), "{report}");
 }
