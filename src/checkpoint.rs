@@ -3,8 +3,12 @@
 //! A checkpoint is a folder `checkpoints/step-NNNNNNNN` with the canonical weights and the optimizer's
 //! state as safetensors and one JSON file, and the training images' statistics if there is a mean
 //! image. It appears by a rename, after its bytes are on disk, so that a full disk or a kill leaves the
-//! previous one as it was. The links `last` and `best` point to checkpoints. The module knows nothing
-//! of ranks.
+//! previous one as it was. The links `last` and `best` point to checkpoints.
+//!
+//! When a run goes on from a checkpoint that was not the last, later ones are of a history that is given up.
+//! They are the first to go once a new one is safe, and `best` keeps its own until there is another. A step
+//! that is made again meanwhile gets a folder `step-NNNNNNNN-2`, so that nothing goes before the links have
+//! left it. The module knows nothing of ranks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -12,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -20,6 +24,7 @@ use tch::{Kind, Tensor};
 use crate::canonical::Tensors;
 use crate::data::Stats;
 use crate::elements::bytes;
+use crate::exit::{Coded, Exit};
 use crate::replace::{self, UNFINISHED};
 use crate::schedule::PlateauState;
 
@@ -47,6 +52,9 @@ pub struct State {
     pub schedule: PlateauState,
     /// The best top-1 accuracy so far.
     pub best_top1: Option<f64>,
+    /// Steps in one pass over the training images, by which a step's number means an epoch and a batch.
+    #[serde(default)]
+    pub steps_per_epoch: Option<u64>,
     /// The resolved configuration, as TOML.
     pub config: String,
     /// Bytes of each file, to tell a truncated one.
@@ -71,6 +79,7 @@ impl State {
             class_names,
             schedule,
             best_top1,
+            steps_per_epoch: None,
             config,
             sizes,
             hashes: BTreeMap::new(),
@@ -162,19 +171,23 @@ fn checkpoints(run_dir: &Path) -> PathBuf {
     run_dir.join("checkpoints")
 }
 
-/// Writes `checkpoint`, points `last` (and `best`) to it, and removes all but the last `keep_last` and
-/// the best. The folder written.
+/// Which checkpoints stay beside a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// How many of the latest, the new one among them; 0 counts as 1. The best one stays besides.
+    pub last: usize,
+    /// The step of the one before, or of the one that the run went on from; 0 for none. Others of later
+    /// steps are of a history that is given up, and none of the latest.
+    pub previous: u64,
+}
+
+/// Writes `checkpoint`, points `last` (and `best`) to it, and removes what `keep` does not name. The folder
+/// written.
 ///
 /// # Errors
-/// If it cannot be written; what was there before is untouched.
-pub fn save(
-    run_dir: &Path,
-    checkpoint: &Checkpoint,
-    keep_last: usize,
-    mark: Mark,
-) -> Result<PathBuf> {
+/// If it cannot be written; what was there before is untouched. One that cannot be removed is a warning.
+pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep: Keep, mark: Mark) -> Result<PathBuf> {
     let all = checkpoints(run_dir);
-    let name = format!("step-{:08}", checkpoint.state.step);
     let failed = || {
         format!(
             "cannot save a checkpoint in {}; the previous ones are untouched. Free some space or \
@@ -183,48 +196,75 @@ pub fn save(
         )
     };
     fs::create_dir_all(&all).with_context(failed)?;
-    remove_leftovers(&all).with_context(failed)?;
+    remove_leftovers(&all);
     let unfinished =
         tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(&all).with_context(failed)?;
     write_files(unfinished.path(), checkpoint).with_context(failed)?;
+    let name = free_name(&all, checkpoint.state.step);
     let target = all.join(&name);
-    put_in_place(&unfinished.keep(), &target).with_context(failed)?;
+    replace::rename(&unfinished.keep(), &target).with_context(failed)?;
     link(&all, "last", &name).with_context(failed)?;
     if mark == Mark::Best {
         link(&all, "best", &name).with_context(failed)?;
     }
-    prune(&all, keep_last)?;
+    prune(&all, &name, keep);
     Ok(target)
 }
 
-/// Renames a finished folder to `target`. One that has this name, of a step that was made again, goes once
-/// the new one is there.
-fn put_in_place(finished: &Path, target: &Path) -> io::Result<()> {
-    if !target.exists() {
-        return replace::rename(finished, target);
+/// The first of `step-00000007`, `step-00000007-2`, … that is not there.
+fn free_name(all: &Path, step: u64) -> String {
+    let mut name = format!("step-{step:08}");
+    let mut number = 1_u64;
+    while all.join(&name).exists() {
+        number += 1;
+        name = format!("step-{step:08}-{number}");
     }
-    let old = target.with_file_name(format!("{UNFINISHED}replaced"));
-    fs::rename(target, &old)?;
-    if let Err(error) = replace::rename(finished, target) {
-        fs::rename(&old, target)?;
-        return Err(error);
-    }
-    fs::remove_dir_all(old)
+    name
 }
 
-/// Removes what a process that was killed had begun to write, which may be large.
-fn remove_leftovers(all: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(all)? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-            continue;
-        }
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
+/// The step of a checkpoint's folder of this name, and which of that step it is. Other names are not ours.
+fn numbers_in(name: &str) -> Option<(u64, u64)> {
+    let numbers = name.strip_prefix("step-")?;
+    let (step, number) = numbers.split_once('-').unwrap_or((numbers, "1"));
+    Some((step.parse().ok()?, number.parse().ok()?))
+}
+
+/// Removes what a process that was killed had begun to write, or to remove, which may be large.
+fn remove_leftovers(all: &Path) {
+    let names = names(all).into_iter().filter(|name| name.starts_with(UNFINISHED));
+    for path in names.map(|name| all.join(name)) {
+        let removed = match path.is_dir() && !path.is_symlink() {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        if let Err(error) = removed {
+            warn_of(&path, &error);
         }
     }
-    Ok(())
+}
+
+/// What is in the folder. One that cannot be read is a warning, and no reason to end a run.
+fn names(all: &Path) -> Vec<String> {
+    let entries = fs::read_dir(all).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+    match entries {
+        Ok(entries) => {
+            entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        }
+        Err(error) => {
+            tracing::warn!(
+                "cannot see which checkpoints in {} are to go: {error}; check its permissions",
+                all.display()
+            );
+            Vec::new()
+        }
+    }
+}
+
+fn warn_of(path: &Path, error: &io::Error) {
+    tracing::warn!(
+        "cannot remove {}, which is not kept: {error}; the run goes on; free its space by hand",
+        path.display()
+    );
 }
 
 fn write_files(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
@@ -260,33 +300,75 @@ fn link(all: &Path, link: &str, name: &str) -> Result<()> {
     Ok(replace::rename(&temporary, &all.join(link))?)
 }
 
-fn prune(all: &Path, keep_last: usize) -> Result<()> {
+/// Removes what `keep` does not name beside the checkpoint `saved`, which the links have reached.
+fn prune(all: &Path, saved: &str, keep: Keep) {
     let best = fs::read_link(all.join("best")).ok();
-    let mut names: Vec<_> = fs::read_dir(all)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with("step-"))
-        .collect();
-    names.sort();
-    let num_old = names.len().saturating_sub(keep_last.max(1));
-    for name in &names[..num_old] {
-        if best.as_deref() != Some(Path::new(name)) {
-            fs::remove_dir_all(all.join(name))?;
+    let numbered = |name: String| Some((numbers_in(&name)?, name));
+    let others = names(all).into_iter().filter(|name| name != saved).filter_map(numbered);
+    let mut others: Vec<_> = others.collect();
+    others.sort();
+    let (mut history, mut going) = (BTreeMap::new(), Vec::new());
+    for ((step, _), name) in others {
+        match step <= keep.previous {
+            // In the place of an earlier one of the same step.
+            true => going.extend(history.insert(step, name)),
+            false => going.push(name),
         }
     }
-    Ok(())
+    let num_old = (history.len() + 1).saturating_sub(keep.last.max(1));
+    going.extend(history.into_values().take(num_old));
+    for name in going.into_iter().filter(|name| best.as_deref() != Some(Path::new(name))) {
+        let (path, hidden) = (all.join(&name), all.join(format!("{UNFINISHED}{name}")));
+        // A kill half-way leaves nothing that looks like a checkpoint.
+        let removed = fs::rename(&path, &hidden).and_then(|()| fs::remove_dir_all(&hidden));
+        if let Err(error) = removed {
+            warn_of(&path, &error);
+        }
+    }
 }
 
-/// The folder of the checkpoint that `path` names: a checkpoint, or a run with a last one.
+/// The names of the links of the run in `run_dir` that lead to a checkpoint: `last`, `best`.
+#[must_use]
+pub fn links(run_dir: &Path) -> Vec<&'static str> {
+    let leads = |link: &&str| checkpoints(run_dir).join(link).join(STATE).is_file();
+    ["last", "best"].into_iter().filter(leads).collect()
+}
+
+/// The step of the checkpoint that `best` leads to in the run at `run_dir`, if it does.
+#[must_use]
+pub fn best_step(run_dir: &Path) -> Option<u64> {
+    load_state(&checkpoints(run_dir).join("best")).ok().map(|state| state.step)
+}
+
+/// Whether the folder of the run at `run_dir` holds checkpoints of steps after `step`.
+#[must_use]
+pub fn has_later(run_dir: &Path, step: u64) -> bool {
+    let later = |entry: io::Result<fs::DirEntry>| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        numbers_in(&name).filter(|(at, _)| *at > step)
+    };
+    fs::read_dir(checkpoints(run_dir)).is_ok_and(|mut entries| entries.find_map(later).is_some())
+}
+
+/// The folder of the checkpoint that `path` names: a checkpoint, or a run with a last one. Its own name, which
+/// stays that of this checkpoint when a run that trains meanwhile moves its links.
 #[must_use]
 pub fn resolve(path: &Path) -> Option<PathBuf> {
     let last = checkpoints(path).join("last");
-    [path.to_path_buf(), last].into_iter().find(|dir| dir.join(STATE).is_file())
+    let own_name = |dir: PathBuf| dir.canonicalize().ok().filter(|dir| dir.join(STATE).is_file());
+    [path.to_path_buf(), last].into_iter().find_map(own_name)
+}
+
+/// The file of weights of the checkpoint that `path` names.
+#[must_use]
+pub fn weights_file(path: &Path) -> PathBuf {
+    resolve(path).unwrap_or_else(|| path.to_path_buf()).join(MODEL)
 }
 
 /// The folder of the run whose checkpoint `path` names, if it lies where runs have theirs.
 #[must_use]
 pub fn run_folder(path: &Path) -> Option<PathBuf> {
-    let dir = resolve(path)?.canonicalize().ok()?;
+    let dir = resolve(path)?;
     let all = dir.parent().filter(|all| all.ends_with("checkpoints"))?;
     all.parent().map(Path::to_path_buf)
 }
@@ -296,8 +378,7 @@ pub fn run_folder(path: &Path) -> Option<PathBuf> {
 /// # Errors
 /// If there is none, or a file of it is not what was saved.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let Model { state, weights } = load_model(path)?;
-    let dir = found(path)?;
+    let Model { dir, state, weights } = load_model(path)?;
     let optimizer = tensors_in(&content(&dir, OPTIMIZER, &state)?, &dir.join(OPTIMIZER))?;
     let stats = match state.sizes.contains_key(Stats::FILE) {
         true => {
@@ -311,6 +392,8 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 
 /// What of a checkpoint computes.
 pub struct Model {
+    /// The checkpoint's folder, wherever `last` may lead later.
+    pub dir: PathBuf,
     /// What is not a tensor.
     pub state: State,
     /// Canonical weights by name.
@@ -322,14 +405,21 @@ pub struct Model {
 /// # Errors
 /// As [`load`].
 pub fn load_model(path: &Path) -> Result<Model> {
-    let state = load_state(path)?;
     let dir = found(path)?;
+    let state = state_in(&dir)?;
     let weights = tensors_in(&content(&dir, MODEL, &state)?, &dir.join(MODEL))?;
-    Ok(Model { state, weights })
+    Ok(Model { dir, state, weights })
 }
 
+/// As [`resolve`], once for everything that is read.
 fn found(path: &Path) -> Result<PathBuf> {
-    resolve(path).context("the checkpoint went away while it was read")
+    resolve(path).with_context(|| {
+        format!(
+            "{} is not a checkpoint: it has no {STATE}, nor checkpoints/last; name a run's folder, \
+             or one of its checkpoints",
+            path.display()
+        )
+    })
 }
 
 /// What is in a file of a checkpoint, which is what was saved.
@@ -360,13 +450,10 @@ fn content(dir: &Path, file: &str, state: &State) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`load`].
 pub fn load_state(path: &Path) -> Result<State> {
-    let Some(dir) = resolve(path) else {
-        bail!(
-            "{} is not a checkpoint: it has no {STATE}, nor checkpoints/last; name a run's folder, \
-             or one of its checkpoints",
-            path.display()
-        );
-    };
+    state_in(&found(path)?)
+}
+
+fn state_in(dir: &Path) -> Result<State> {
     let file = dir.join(STATE);
     let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let state: State = serde_json::from_slice(&text)
@@ -378,6 +465,27 @@ pub fn load_state(path: &Path) -> Result<State> {
         state.format
     );
     Ok(state)
+}
+
+/// Makes sure that the classes of a checkpoint are those of the images, in the same order. `advice` is for the
+/// message.
+///
+/// # Errors
+/// If they are not: the first that differs is named, as a mistake of usage.
+pub fn check_classes(checkpoint: &[String], images: &[String], advice: &str) -> Result<()> {
+    let most = checkpoint.len().max(images.len());
+    let Some(at) = (0..most).find(|&i| checkpoint.get(i) != images.get(i)) else { return Ok(()) };
+    let name = |classes: &[String]| classes.get(at).map_or("none".into(), |c| format!("{c:?}"));
+    let error = anyhow!(
+        "the checkpoint's classes ({}) are not those of the images ({}): class {} is {} there and {} \
+         here; {advice}",
+        checkpoint.len(),
+        images.len(),
+        at + 1,
+        name(checkpoint),
+        name(images)
+    );
+    Err(Coded::new(Exit::Usage, error).into())
 }
 
 #[cfg(test)]

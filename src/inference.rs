@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 use tch::{Kind, Tensor};
 
+use crate::checkpoint;
 use crate::cli::{EvalArgs, PredictArgs, Views as ViewsArg};
 use crate::colours::Colours;
 use crate::config::Mode;
@@ -50,13 +51,8 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let views = views(args.views);
     let world = run::world(&model.config)?;
     let feed = Feed::open(&model.config, model.arch.input as usize, &world.devices)?;
-    let expected = &model.classes;
-    ensure!(
-        feed.train.classes() == expected,
-        "the model's classes ({}) are not those of the images ({}); name its own data with --data",
-        expected.join(", "),
-        feed.train.classes().join(", ")
-    );
+    let (expected, found) = (&model.classes, feed.train.classes());
+    checkpoint::check_classes(expected, found, "name the model's own data with --data")?;
     let loader = feed.test(&model.config, world.topology, views, &world.cancel)?;
     let handout = Handout::new(loader);
     let tallies = world.run(|place| {

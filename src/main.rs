@@ -90,17 +90,21 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
     Ok(outcome.exit)
 }
 
-/// The recipe in a checkpoint, for a run in the folder where the checkpoint lies now: it may have been moved.
+/// The recipe in a checkpoint, for a run in the folder where the checkpoint lies now, which may have been moved.
+/// The folder is pinned before `overrides` apply: a name made of the mode would change with `--mode`.
 fn saved_recipe(checkpoint: &Path, overrides: Vec<Override>) -> Result<Config> {
     let name = checkpoint.display().to_string();
     let recipe = checkpoint::load_state(checkpoint)?.config;
-    let saved = Config::from_toml(&name, &recipe, Vec::new())?;
-    let recipe = match checkpoint::run_folder(checkpoint) {
-        Some(now) if saved.run_dir().canonicalize().is_ok_and(|then| then == now) => recipe,
-        Some(now) => saved.of_run_in(&now).to_toml(),
-        None => recipe,
-    };
-    Ok(Config::from_toml(&name, &recipe, overrides)?)
+    let mut saved = Config::from_toml(&name, &recipe, Vec::new())?;
+    match checkpoint::run_folder(checkpoint) {
+        // As the recipe spells it.
+        Some(now) if saved.run_dir().canonicalize().is_ok_and(|then| then == now) => {
+            saved.run.name = saved.name();
+        }
+        Some(now) => saved = saved.of_run_in(&now),
+        None => return Ok(Config::from_toml(&name, &recipe, overrides)?),
+    }
+    Ok(Config::from_toml(&name, &saved.to_toml(), overrides)?)
 }
 
 /// Says what came out, where it lies and what can be done with it.
@@ -111,9 +115,14 @@ fn say_what_next(outcome: &Outcome) {
         let (top1, top5) = (100.0 * tally.top1(), 100.0 * tally.top5());
         tracing::info!("test accuracy {top1:.2} % top-1, {top5:.2} % top-5");
     }
-    tracing::info!(
-        "everything lies in {run}: config.toml, metrics.jsonl, log.txt, checkpoints/last and best"
-    );
+    let checkpoints = match outcome.links.as_slice() {
+        [] => String::new(),
+        links => format!(", checkpoints/{}", links.join(" and ")),
+    };
+    tracing::info!("everything lies in {run}: config.toml, metrics.jsonl, log.txt{checkpoints}");
+    if !outcome.links.contains(&"last") {
+        return;
+    }
     tracing::info!("to try next:");
     tracing::info!("  {program} eval {run} --views 10");
     let image = shell::word(outcome.example.as_deref().unwrap_or(Path::new("IMAGE.jpg")));

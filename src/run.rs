@@ -14,7 +14,7 @@ use crate::canonical::{self, Tensors};
 use crate::collective::{Narrowed, Wire};
 use crate::config::{
     Algorithms as AlgorithmsChoice, Config, Input, Mode, Optimizer as OptimizerChoice, Precision,
-    Wire as WireChoice,
+    TrainConfig, Wire as WireChoice,
 };
 use crate::data::{BatchReceiver, Loader, Stages};
 use crate::device;
@@ -92,6 +92,15 @@ pub fn world(config: &Config) -> Result<World> {
     })
 }
 
+/// The configured update rule.
+#[must_use]
+pub fn rule(train: &TrainConfig) -> Rule {
+    match train.optimizer {
+        OptimizerChoice::Momentum => Rule::Momentum(train.momentum),
+        OptimizerChoice::Adam => Rule::Adam,
+    }
+}
+
 /// Makes one rank's worker with initial weights.
 ///
 /// # Errors
@@ -125,11 +134,7 @@ pub fn worker(
     place.data.flush()?;
     let net = plan.build(arena);
     let train = &config.train;
-    let rule = match train.optimizer {
-        OptimizerChoice::Momentum => Rule::Momentum(train.momentum),
-        OptimizerChoice::Adam => Rule::Adam,
-    };
-    let optimizer = Optimizer::new(rule, train.weight_decay, train.bias_lr, &net.arena);
+    let optimizer = Optimizer::new(rule(train), train.weight_decay, train.bias_lr, &net.arena);
     let shares = match cut {
         Cut::FullyConnected if num_parts > 1 => topology.shares(train.batch_size),
         _ => Vec::new(),

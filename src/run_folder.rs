@@ -15,13 +15,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::folder_lock::FolderLock;
 use crate::replace::replace;
+use crate::shell;
 
 const CONFIG: &str = "config.toml";
+/// What the names of kept recipes begin with, before the step.
+const KEPT: &str = "config-until-";
 const METRICS: &str = "metrics.jsonl";
 const LOG: &str = "log.txt";
 
@@ -39,23 +42,17 @@ impl RunFolder {
     /// # Errors
     /// If the folder or a file in it cannot be made.
     pub fn create(wanted: &Path, config: impl Fn(&Path) -> String) -> Result<Self> {
-        for number in 1_u64.. {
-            let path = numbered(wanted, number);
-            if !claim(&path)? {
-                continue;
-            }
-            if number > 1 {
-                tracing::warn!(
-                    "{} holds another run; this one goes to {1}, and --resume {1} will continue it \
-                     (--resume auto continues the other, --name names this one)",
-                    wanted.display(),
-                    path.display()
-                );
-            }
-            let config = config(&path);
-            return Self::own(path)?.with_config(&config);
+        let mut number = 1;
+        let mut path = wanted.to_path_buf();
+        while claim(&path)? == Claim::Taken {
+            number += 1;
+            path = numbered(wanted, number);
         }
-        bail!("{}: every numbered name is taken; choose another with --name", wanted.display())
+        if number > 1 {
+            tracing::warn!("{}", where_it_goes(wanted, &path));
+        }
+        let config = config(&path);
+        Self::own(path)?.with_config(&config)
     }
 
     /// Continues the run in `path` after its first `step` steps: measurements of later steps, which
@@ -70,6 +67,7 @@ impl RunFolder {
         let folder = Self::own(path.to_path_buf())?;
         keep_changed_config(path, config, step)?;
         let folder = folder.with_config(config)?;
+        drop_later_configs(path, step)?;
         let metrics = folder.path.join(METRICS);
         drop_later_lines(&metrics, step)
             .with_context(|| format!("cannot remove later steps from {}", metrics.display()))?;
@@ -116,30 +114,47 @@ pub fn open_append(path: &Path) -> Result<File> {
     file.with_context(|| unusable(path, "write"))
 }
 
-/// `wanted`, `wanted-2`, `wanted-3`, …
+/// What the log says of a run that has not got the folder it wanted.
+fn where_it_goes(wanted: &Path, path: &Path) -> String {
+    format!(
+        "{} holds another run; this one goes to {}, and --resume {} will continue it (--resume auto \
+         continues the other, --name names this one)",
+        wanted.display(),
+        path.display(),
+        shell::word(path)
+    )
+}
+
+/// `wanted-2`, `wanted-3`, …
 fn numbered(wanted: &Path, number: u64) -> PathBuf {
-    if number == 1 {
-        return wanted.to_path_buf();
-    }
     let mut name = wanted.file_name().map_or_else(OsString::new, OsString::from);
     name.push(format!("-{number}"));
     wanted.with_file_name(name)
 }
 
-/// Takes `path` for this run; false if it is taken. Making the recipe's file decides between two
-/// runs that start at once.
-fn claim(path: &Path) -> Result<bool> {
+/// Whose a folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// This run's.
+    Ours,
+    /// Another's.
+    Taken,
+}
+
+/// Takes `path` for this run unless it is taken. Making the recipe's file decides between two runs that
+/// start at once.
+fn claim(path: &Path) -> Result<Claim> {
     if path.is_file() {
-        return Ok(false);
+        return Ok(Claim::Taken);
     }
     make_folder(path)?;
     let mut entries = fs::read_dir(path).with_context(|| unusable(path, "read"))?;
     if entries.next().is_some() {
-        return Ok(false);
+        return Ok(Claim::Taken);
     }
     match File::create_new(path.join(CONFIG)) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Ok(_) => Ok(Claim::Ours),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Claim::Taken),
         Err(error) => Err(error).with_context(|| unusable(path, "write")),
     }
 }
@@ -156,21 +171,46 @@ fn unusable(path: &Path, action: &str) -> String {
     )
 }
 
-/// Saves the recipe of the steps so far under another name if `config` differs. One that is saved
-/// already made the steps up to `step`; a later one's steps are being dropped.
+/// Saves the recipe of the steps up to `step` under another name if `config` differs. They were made by the
+/// first recipe kept for as many steps or more, else by the last one.
 fn keep_changed_config(folder: &Path, config: &str, step: u64) -> Result<()> {
-    let (old, kept) = (folder.join(CONFIG), folder.join(format!("config-until-{step}.toml")));
-    let changed = match fs::read(&old) {
-        Ok(text) => text != config.as_bytes(),
-        Err(error) if error.kind() == ErrorKind::NotFound => false,
-        Err(error) => return Err(error).with_context(|| unusable(&old, "read")),
+    let later = kept_configs(folder)?.into_iter().find(|(until, _)| *until >= step);
+    let made_by = later.map_or_else(|| folder.join(CONFIG), |(_, path)| path);
+    let text = match fs::read(&made_by) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| unusable(&made_by, "read")),
     };
-    if step == 0 || !changed || kept.exists() {
+    let kept = folder.join(format!("{KEPT}{step}.toml"));
+    if step == 0 || text == config.as_bytes() || made_by == kept {
         return Ok(());
     }
-    fs::copy(&old, &kept).with_context(|| unusable(&kept, "write"))?;
+    replace(&kept, |file| file.write_all(&text)).with_context(|| unusable(&kept, "write"))?;
     tracing::info!("the recipe has changed; the one so far is kept as {}", kept.display());
     Ok(())
+}
+
+/// Removes the recipes of steps after `step`, which will be made again. By now the recipe of the new ones, and
+/// of those before, is on disk.
+fn drop_later_configs(folder: &Path, step: u64) -> Result<()> {
+    for (_, path) in kept_configs(folder)?.into_iter().filter(|(until, _)| *until > step) {
+        fs::remove_file(&path).with_context(|| unusable(&path, "remove"))?;
+    }
+    Ok(())
+}
+
+/// The recipes kept, each with the last step it made, in the order of these.
+fn kept_configs(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+    let kept = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let until = name.strip_prefix(KEPT)?.strip_suffix(".toml")?.parse().ok()?;
+        Some((until, entry.path()))
+    };
+    let entries = entries.with_context(|| unusable(folder, "read"))?;
+    let mut kept: Vec<_> = entries.into_iter().filter_map(kept).collect();
+    kept.sort();
+    Ok(kept)
 }
 
 /// Rewrites a file of measurements without the lines beyond `step` and without a torn line.
@@ -303,6 +343,32 @@ mod tests {
         assert_eq!(names(dir.path()), ["config-until-5.toml", CONFIG]);
         assert_eq!(text(&dir.path().join("config-until-5.toml")), "a = 1\n");
         assert_eq!(text(&dir.path().join(CONFIG)), "a = 3\n");
+    }
+
+    #[test]
+    fn resuming_before_an_earlier_resume_keeps_the_recipe_that_made_these_steps() {
+        let dir = temporary();
+        let resume = |config, step| RunFolder::resume(dir.path(), config, step).expect("writable");
+        let kept = |step| text(&dir.path().join(format!("config-until-{step}.toml")));
+        for (config, step) in [("a = 1\n", 0), ("a = 2\n", 5), ("a = 3\n", 8)] {
+            resume(config, step);
+        }
+        assert_eq!((kept(5).as_str(), kept(8).as_str()), ("a = 1\n", "a = 2\n"));
+        resume("a = 4\n", 6);
+        assert_eq!((kept(5).as_str(), kept(6).as_str()), ("a = 1\n", "a = 2\n"));
+        resume("a = 5\n", 3);
+        assert_eq!(kept(3), "a = 1\n");
+        assert_eq!(names(dir.path()), ["config-until-3.toml", CONFIG]);
+        // The recipe of the steps before, again: one made them all.
+        resume("a = 1\n", 2);
+        assert_eq!(names(dir.path()), [CONFIG]);
+    }
+
+    #[test]
+    fn the_command_that_continues_a_run_is_one_a_shell_can_read() {
+        let [wanted, path] = ["runs/my net", "runs/my net-2"].map(Path::new);
+        let text = where_it_goes(wanted, path);
+        assert!(text.contains("--resume 'runs/my net-2' will continue it"), "{text}");
     }
 
     #[test]

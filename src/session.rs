@@ -3,17 +3,17 @@
 //! Ranks follow the same sequence of steps and agree on everything by arithmetic, not by messages: the
 //! schedule is a function of the step and of tallies that all have, and [`Stop`] names the last step.
 
+mod for_each_rank;
 mod reporting;
 mod saving;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::canonical::Shared;
-use crate::checkpoint::Mark;
+use crate::checkpoint::{self, Mark};
 use crate::colours;
 use crate::config::{Config, ScheduleKind};
 use crate::data::Views;
@@ -30,8 +30,9 @@ use crate::run_folder::RunFolder;
 use crate::schedule::{Rule, Schedule};
 use crate::stop::{Go, Stop};
 use crate::train::Worker;
+use for_each_rank::ForEachRank;
 use reporting::{Noted, Notes};
-use saving::{Assembly, Resumed, open_folder, read_checkpoint, read_pretrained};
+use saving::{Assembly, Origin, Resumed, open_folder, read_checkpoint, read_pretrained};
 
 /// What all ranks of a run share.
 pub struct Session<'a> {
@@ -45,13 +46,11 @@ pub struct Session<'a> {
     metrics: Metrics,
     stop: Stop,
     length: RunLength,
-    /// Where to go on from.
-    resumed: Option<Resumed>,
     start: u64,
-    /// Weights of another network to start from.
-    pretrained: Option<Shared>,
-    /// The loader of the evaluation under way, with the step it was made for.
-    evaluation: Mutex<Option<(u64, Handout)>>,
+    /// What a rank begins from.
+    origin: ForEachRank<Origin>,
+    /// The loader of the evaluation under way.
+    evaluation: ForEachRank<Handout>,
     /// The parts of a checkpoint that other ranks have laid down.
     assembly: Mutex<Assembly>,
 }
@@ -61,6 +60,8 @@ struct Progressing {
     schedule: Schedule,
     best_top1: Option<f64>,
     tally: Option<Tally>,
+    /// Steps done at the last checkpoint, or where the run began.
+    saved: u64,
     /// Steps that the metrics have not got yet.
     notes: Notes,
 }
@@ -72,6 +73,8 @@ pub struct Outcome {
     pub exit: Exit,
     /// Where everything lies.
     pub folder: PathBuf,
+    /// The links to checkpoints that are there: `last`, `best`.
+    pub links: Vec<&'static str>,
     /// The last evaluation.
     pub tally: Option<Tally>,
     /// One of the test images, if they are files.
@@ -105,7 +108,8 @@ pub fn train(config: &Config, screen: &Screen, log: &LogFile) -> Result<Outcome>
     let tally = ends.into_iter().next().flatten();
     let folder = session.folder.path().to_path_buf();
     let example = Some(PathBuf::from(session.feed.test.name(0))).filter(|path| path.is_file());
-    Ok(Outcome { exit, folder, tally, example })
+    let links = checkpoint::links(&folder);
+    Ok(Outcome { exit, folder, links, tally, example })
 }
 
 impl<'a> Session<'a> {
@@ -131,7 +135,7 @@ impl<'a> Session<'a> {
         };
         let length = RunLength { steps_per_epoch, total_steps };
         // All that can be wrong is found before there is a folder.
-        let resumed = read_checkpoint(config, &arch)?;
+        let resumed = read_checkpoint(config, &arch, &feed, steps_per_epoch)?;
         let init = config.net.init.as_deref().filter(|_| resumed.is_none());
         let pretrained = init.map(|path| read_pretrained(path, &arch)).transpose()?;
         let start = resumed.as_ref().map_or(0, |checkpoint| checkpoint.state.step);
@@ -142,6 +146,11 @@ impl<'a> Session<'a> {
             );
         }
         let folder = open_folder(config, start)?;
+        let origin = match (resumed, pretrained) {
+            (Some(checkpoint), _) => Origin::Checkpoint(Resumed::new(checkpoint, folder.path())),
+            (None, Some(weights)) => Origin::Weights(weights),
+            (None, None) => Origin::Nothing,
+        };
         log.attach(&folder.log_path())?;
         let metrics = Metrics::new(
             &folder.metrics_path(),
@@ -152,6 +161,7 @@ impl<'a> Session<'a> {
         say_what_runs(config, &world, &feed, &folder);
         Ok(Self {
             config,
+            origin: ForEachRank::of(origin, world.topology.num_ranks()),
             world,
             arch,
             feed,
@@ -161,9 +171,7 @@ impl<'a> Session<'a> {
             stop: Stop::default(),
             length,
             start,
-            resumed: resumed.map(Resumed::from),
-            pretrained,
-            evaluation: Mutex::new(None),
+            evaluation: ForEachRank::default(),
             assembly: Mutex::default(),
         })
     }
@@ -172,23 +180,13 @@ impl<'a> Session<'a> {
     fn rank(&self, place: Place, handout: &Handout) -> Result<Option<Tally>> {
         let batches = handout.take(&place)?;
         let mut worker = run::worker(self.config, &self.arch, &self.world, place)?;
-        if let Some(weights) = &self.pretrained {
-            let seed = self.config.train.seed;
-            worker.load(|spec| match weights.contains(&spec.name) {
-                true => weights.part(&spec.name, spec),
-                false => Ok(spec.initial(seed)),
-            })?;
-        }
         let schedule = schedule(self.config, self.length);
-        let notes = Notes::default();
-        let mut at = Progressing { schedule, best_top1: None, tally: None, notes };
-        if let Some(resumed) = &self.resumed {
-            resumed.restore(&mut worker, &mut at)?;
-        }
-        let mut saved = self.start;
+        let (saved, notes) = (self.start, Notes::default());
+        let mut at = Progressing { schedule, best_top1: None, tally: None, saved, notes };
+        self.begin(&mut worker, &mut at)?;
         for step in self.start..self.length.total_steps {
             if self.stop.begin(step) == Go::Stop {
-                if saved != step {
+                if at.saved != step {
                     self.save(&mut worker, &mut at, step, Mark::Regular)?;
                 }
                 break;
@@ -212,9 +210,7 @@ impl<'a> Session<'a> {
             });
             drop(batch);
             at.notes.report(&self.metrics, &worker, done)?;
-            if self.finish_step(&mut worker, &mut at, step + 1)? {
-                saved = step + 1;
-            }
+            self.finish_step(&mut worker, &mut at, step + 1)?;
         }
         self.settle(&mut worker, &mut at)?;
         Ok(at.tally)
@@ -226,13 +222,21 @@ impl<'a> Session<'a> {
         at.notes.report(&self.metrics, worker, done)
     }
 
-    /// Evaluates and saves where `num_steps` finished steps call for it; whether it saved.
-    fn finish_step(
-        &self,
-        worker: &mut Worker,
-        at: &mut Progressing,
-        num_steps: u64,
-    ) -> Result<bool> {
+    /// Puts a rank where the run begins.
+    fn begin(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
+        let seed = self.config.train.seed;
+        match &*self.origin.take()? {
+            Origin::Nothing => Ok(()),
+            Origin::Weights(weights) => worker.load(|spec| match weights.contains(&spec.name) {
+                true => weights.part(&spec.name, spec),
+                false => Ok(spec.initial(seed)),
+            }),
+            Origin::Checkpoint(resumed) => resumed.restore(worker, at),
+        }
+    }
+
+    /// Evaluates and saves where `num_steps` finished steps call for it.
+    fn finish_step(&self, worker: &mut Worker, at: &mut Progressing, num_steps: u64) -> Result<()> {
         let last = num_steps == self.length.total_steps;
         let due = |epochs: usize| {
             let every = self.length.steps_per_epoch * epochs as u64;
@@ -248,32 +252,26 @@ impl<'a> Session<'a> {
         }
         let every = self.config.run.checkpoint_steps as u64;
         let also = every > 0 && num_steps.is_multiple_of(every);
-        let save = also || mark == Mark::Best || due(self.config.run.checkpoint_epochs);
-        if save {
+        if also || mark == Mark::Best || due(self.config.run.checkpoint_epochs) {
             self.save(worker, at, num_steps, mark)?;
         }
-        Ok(save)
+        Ok(())
     }
 
     fn evaluate(&self, worker: &mut Worker, at: &mut Progressing, num_steps: u64) -> Result<Tally> {
         self.settle(worker, at)?;
         let begun = Instant::now();
         self.metrics.note("evaluating");
-        let batches = {
-            let mut evaluation = self.evaluation.lock().unwrap_or_else(PoisonError::into_inner);
-            if evaluation.as_ref().is_none_or(|(step, _)| *step != num_steps) {
-                // Its memory is given back before there is another.
-                evaluation.take();
-                let (topology, cancel) = (self.world.topology, &self.world.cancel);
-                let loader = self.feed.test(self.config, topology, Views::Centre, cancel)?;
-                *evaluation = Some((num_steps, Handout::new(loader)));
-            }
-            match &*evaluation {
-                Some((_, handout)) => handout.take(&worker.place)?,
-                None => unreachable!("made above"),
-            }
-        };
+        let (topology, cancel) = (self.world.topology, &self.world.cancel);
+        let handout = self.evaluation.take_or_make(topology.num_ranks(), || {
+            Ok(Handout::new(self.feed.test(self.config, topology, Views::Centre, cancel)?))
+        })?;
+        let batches = handout.take(&worker.place)?;
         let tally = worker.evaluate(&batches, Views::Centre.num())?;
+        // The loader's memory goes with the last rank's.
+        drop((batches, handout));
+        // Before the schedule hears of the tally: the rate may fall with the next step.
+        let lr = at.schedule.rate(num_steps.saturating_sub(1));
         at.schedule.observe(1.0 - tally.top1());
         at.tally = Some(tally);
         if worker.place.rank == 0 {
@@ -284,7 +282,7 @@ impl<'a> Session<'a> {
                 loss: tally.loss(),
                 num_images: tally.num_images as u64,
                 seconds: begun.elapsed().as_secs_f64(),
-                lr: at.schedule.rate(num_steps.saturating_sub(1)),
+                lr,
             })?;
         }
         let loss = tally.loss();
@@ -333,3 +331,6 @@ fn say_what_runs(config: &Config, world: &World, feed: &Feed, folder: &RunFolder
         folder.path().display()
     );
 }
+
+#[cfg(test)]
+mod tests;

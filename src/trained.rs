@@ -38,14 +38,14 @@ impl Trained {
     /// # Errors
     /// If there is none, or it is not whole.
     pub fn load(path: &Path) -> Result<Self> {
-        let checkpoint::Model { state, weights } = checkpoint::load_model(path)?;
+        let checkpoint::Model { dir, state, weights } = checkpoint::load_model(path)?;
         let name = path.display().to_string();
         let none: Vec<Override> = Vec::new();
         let mut config = Config::from_toml(&name, &state.config, none)?;
         // What it was trained on need not be here.
         config.devices = DevicesConfig::default();
-        // What the model has besides numbers, such as a mean image, lies in the checkpoint.
-        config.run.resume = Resume::From(path.to_path_buf());
+        // What the model has besides numbers, such as a mean image, lies in the same checkpoint.
+        config.run.resume = Resume::From(dir);
         Ok(Self {
             arch: run::architecture(&config, state.classes.len())?,
             config,

@@ -6,19 +6,23 @@
 use std::path::Path;
 use std::sync::PoisonError;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 
 use super::{Progressing, Session};
 use crate::canonical::{self, Shared, Tensors};
-use crate::checkpoint::{self, Checkpoint, Mark, State};
+use crate::checkpoint::{self, Checkpoint, Keep, Mark, State};
 use crate::config::{Config, Resume};
 use crate::diverged::Diverged;
 use crate::exit::{Coded, Exit};
+use crate::feed::Feed;
 use crate::net::arch::Architecture;
 use crate::net::build::{Plan, Site};
 use crate::params::{ParamSpec, all_finite};
 use crate::pretrained;
+use crate::run;
 use crate::run_folder::RunFolder;
+use crate::schedule::PlateauState;
+use crate::shell;
 use crate::train::Worker;
 
 /// One named tensor, or a part of it.
@@ -60,6 +64,8 @@ impl Session<'_> {
         if let Some(bad) = parts.iter().find(|part| !all_finite(&part.value)) {
             return Err(Diverged::State { num_steps: step, tensor: bad.name.clone() }.into());
         }
+        let keep = Keep { last: self.config.run.keep_last, previous: at.saved };
+        at.saved = step;
         let mut assembly = self.assembly.lock().unwrap_or_else(PoisonError::into_inner);
         assembly.parts.extend(parts);
         assembly.num_ranks += 1;
@@ -78,15 +84,21 @@ impl Session<'_> {
         state.class_names = self.feed.train.class_names().to_vec();
         state.schedule = at.schedule.state();
         state.best_top1 = at.best_top1;
+        state.steps_per_epoch = Some(self.length.steps_per_epoch);
         let stats = self.feed.stats().cloned();
         let checkpoint = Checkpoint { state, weights, optimizer, stats };
-        checkpoint::save(self.folder.path(), &checkpoint, self.config.run.keep_last, mark)?;
+        checkpoint::save(self.folder.path(), &checkpoint, keep, mark)?;
         Ok(())
     }
 }
 
-/// The checkpoint that the run goes on from, if any.
-pub(super) fn read_checkpoint(config: &Config, arch: &Architecture) -> Result<Option<Checkpoint>> {
+/// The checkpoint that the run goes on from, if any. All that the two must have in common is checked.
+pub(super) fn read_checkpoint(
+    config: &Config,
+    arch: &Architecture,
+    feed: &Feed,
+    steps_per_epoch: u64,
+) -> Result<Option<Checkpoint>> {
     let dir = config.run_dir();
     let from: Option<&Path> = match &config.run.resume {
         Resume::Off => None,
@@ -96,22 +108,61 @@ pub(super) fn read_checkpoint(config: &Config, arch: &Architecture) -> Result<Op
     let Some(from) = from else { return Ok(None) };
     let checkpoint = checkpoint::load(from)?;
     let state = &checkpoint.state;
-    if state.arch != arch.name || state.classes.len() as i64 != arch.classes() {
-        let error = anyhow!(
-            "the checkpoint is of {} with {} classes, and the run of {} with {}; resume with the \
-             recipe it was made with, or start from its weights with --init",
+    let anew = format!(
+        "start a new run from its weights, with --init {} in the place of --resume",
+        shell::word(&checkpoint::weights_file(from))
+    );
+    if state.arch != arch.name {
+        return Err(usage(anyhow!(
+            "the checkpoint is of {}, and the run of {}; resume with the recipe it was made with, or {anew}",
             state.arch,
-            state.classes.len(),
-            arch.name,
-            arch.classes()
-        );
-        return Err(Coded::new(Exit::Usage, error).into());
+            arch.name
+        )));
     }
+    let advice = format!("name its own data with --data, or {anew}");
+    checkpoint::check_classes(&state.classes, feed.train.classes(), &advice)?;
+    if let Some(then) = state.steps_per_epoch.filter(|&then| then != steps_per_epoch) {
+        return Err(usage(anyhow!(
+            "an epoch had {then} steps when the checkpoint was made and has {steps_per_epoch} with this batch \
+             size and these images, so that step {} would be in another place; resume with the batch size and \
+             data it was made with, or {anew}",
+            state.step
+        )));
+    }
+    check_optimizer(config, arch, &checkpoint, &anew)?;
     if config.net.init.is_some() {
         tracing::info!("net.init is not read again: the run goes on from its checkpoint");
     }
     tracing::info!("resuming after step {}", state.step);
     Ok(Some(checkpoint))
+}
+
+/// Makes sure that a checkpoint has what the run's optimizer goes on from.
+fn check_optimizer(
+    config: &Config,
+    arch: &Architecture,
+    checkpoint: &Checkpoint,
+    anew: &str,
+) -> Result<()> {
+    let plan = Plan::new(arch, Site::WHOLE)?;
+    let names = run::rule(&config.train).state_names();
+    let tensors = plan
+        .params
+        .iter()
+        .flat_map(|spec| names.iter().map(move |name| format!("{}.{name}", spec.name)));
+    match tensors.into_iter().find(|name| !checkpoint.optimizer.contains_key(name)) {
+        None => Ok(()),
+        Some(missing) => Err(usage(anyhow!(
+            "the checkpoint has no {missing}, which train.optimizer {} goes on from; resume with the \
+             optimizer it was made with, or {anew}",
+            config.train.optimizer
+        ))),
+    }
+}
+
+/// What is wrong with the configuration and shows only beside the checkpoint.
+fn usage(error: Error) -> Error {
+    Coded::new(Exit::Usage, error).into()
 }
 
 /// The run's folder, in which it goes on after `step` steps.
@@ -122,6 +173,13 @@ pub(super) fn open_folder(config: &Config, step: u64) -> Result<RunFolder> {
         Resume::Auto => true,
         Resume::From(path) => lies_in(path, &dir),
     };
+    if goes_on && checkpoint::has_later(&dir, step) {
+        tracing::warn!(
+            "{} has checkpoints of steps after {step}, which go when this run saves its own; to keep them, \
+             stop it and resume with another --name",
+            dir.display()
+        );
+    }
     match goes_on {
         true => RunFolder::resume(&dir, &config.of_run_in(&dir).to_toml(), step),
         false => RunFolder::create(&dir, |path| config.of_run_in(path).to_toml()),
@@ -142,20 +200,39 @@ pub(super) fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Shared
     Ok(Shared::new(read.weights))
 }
 
+/// What ranks begin from.
+pub(super) enum Origin {
+    /// Initial weights.
+    Nothing,
+    /// Weights of another network.
+    Weights(Shared),
+    /// The checkpoint of a run.
+    Checkpoint(Resumed),
+}
+
 /// A checkpoint that all ranks go on from.
 pub(super) struct Resumed {
-    state: State,
+    schedule: PlateauState,
+    best_top1: Option<f64>,
     weights: Shared,
     optimizer: Shared,
 }
 
-impl From<Checkpoint> for Resumed {
-    fn from(Checkpoint { state, weights, optimizer, .. }: Checkpoint) -> Self {
-        Self { state, weights: Shared::new(weights), optimizer: Shared::new(optimizer) }
-    }
-}
-
 impl Resumed {
+    /// The checkpoint, for a run in the folder `run_dir`. The accuracy to beat is forgotten where `best` does not
+    /// lead to the checkpoint that had it, in a new folder or before a step that is made again: else the run
+    /// might have no best one, or one of a history that is given up.
+    pub(super) fn new(checkpoint: Checkpoint, run_dir: &Path) -> Self {
+        let Checkpoint { state, weights, optimizer, .. } = checkpoint;
+        let best = checkpoint::best_step(run_dir).filter(|&best| best <= state.step);
+        Self {
+            schedule: state.schedule,
+            best_top1: state.best_top1.filter(|_| best.is_some()),
+            weights: Shared::new(weights),
+            optimizer: Shared::new(optimizer),
+        }
+    }
+
     /// Puts a rank where it was.
     pub(super) fn restore(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
         worker.load(|spec| self.weights.part(&spec.name, spec))?;
@@ -165,8 +242,8 @@ impl Resumed {
                 self.optimizer.part(&format!("{}.{state}", spec.name), spec)
             })?;
         }
-        at.schedule.restore(self.state.schedule);
-        at.best_top1 = self.state.best_top1;
+        at.schedule.restore(self.schedule);
+        at.best_top1 = self.best_top1;
         Ok(())
     }
 }

@@ -44,6 +44,20 @@ fn a_trained_model_is_evaluated_the_same_on_any_number_of_devices_and_names_imag
 }
 
 #[test]
+fn a_model_is_not_evaluated_on_images_of_other_classes() {
+    let desk = Desk::new();
+    succeeds(&mut desk.train(&[]));
+    let class = desk.image(0).parent().and_then(Path::file_name).expect("a class").to_owned();
+    for split in ["train", "val", "test"].map(|split| desk.path("images").join(split)) {
+        if split.join(&class).is_dir() {
+            fs::rename(split.join(&class), split.join("zebra")).expect("writable");
+        }
+    }
+    let mut eval = desk.command(&["eval", "runs/run", "--device", "cpu"]);
+    fails(&mut eval, 2, &["class 1 is", class.to_str().expect("plain"), "--data"]);
+}
+
+#[test]
 fn images_that_cannot_be_read_keep_no_others_from_being_named() {
     let desk = Desk::new();
     succeeds(&mut desk.train(&[]));

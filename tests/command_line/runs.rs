@@ -104,6 +104,25 @@ fn a_run_goes_on_where_its_folder_lies_now() {
 }
 
 #[test]
+fn a_run_named_after_its_mode_goes_on_in_its_folder_in_another_mode() {
+    let desk = Desk::new();
+    let small = ["--arch", "alexnet-cifar", "--data", "images", "--set", "data.resize=0"];
+    let mut begin = desk.command(&["--mode", "split", "--gpus", "2", "--set", "train.max_steps=1"]);
+    succeeds(begin.args(small).args(["--device", "cpu", "--batch-size", "8", "--lr", "1e-5"]));
+    let resume = |args: &[&str]| {
+        let mut command = desk.command(&["--resume", "runs/alexnet-cifar-split", "--gpus", "1"]);
+        succeeds(command.args(["--mode", "single", "--set", "train.max_steps=2"]).args(args));
+    };
+    resume(&[]);
+    let reached = |name| checkpoint::load(&desk.path("runs").join(name)).expect("saved").state.step;
+    assert_eq!(reached("alexnet-cifar-split"), 2);
+    assert!(!desk.path("runs/alexnet-cifar-single").exists());
+    // Who names a folder gets it.
+    resume(&["--name", "other", "--set", "train.max_steps=3"]);
+    assert_eq!((reached("alexnet-cifar-split"), reached("other")), (2, 3));
+}
+
+#[test]
 fn ranks_without_a_class_of_their_own_train_with_the_others() {
     let desk = Desk::new();
     let more_ranks_than_classes = ["--mode", "hybrid", "--gpus", "11", "--batch-size", "11"];
