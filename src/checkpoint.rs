@@ -27,6 +27,7 @@ use crate::elements::bytes;
 use crate::exit::{Coded, Exit};
 use crate::replace::{self, UNFINISHED};
 use crate::schedule::PlateauState;
+use crate::shell;
 
 /// The version of the layout this program writes and reads.
 const FORMAT: u32 = 1;
@@ -378,16 +379,23 @@ pub fn run_folder(path: &Path) -> Option<PathBuf> {
 /// # Errors
 /// If there is none, or a file of it is not what was saved.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let Model { dir, state, weights } = load_model(path)?;
-    let optimizer = tensors_in(&content(&dir, OPTIMIZER, &state)?, &dir.join(OPTIMIZER))?;
-    let stats = match state.sizes.contains_key(Stats::FILE) {
-        true => {
-            content(&dir, Stats::FILE, &state)?;
-            Some(Arc::new(Stats::read(&dir.join(Stats::FILE))?))
-        }
-        false => None,
-    };
-    Ok(Checkpoint { state, weights, optimizer, stats })
+    reading(|| {
+        let Model { dir, state, weights } = load_model(path)?;
+        let optimizer = tensors_in(&content(&dir, OPTIMIZER, &state)?, &dir.join(OPTIMIZER))?;
+        let stats = match state.sizes.contains_key(Stats::FILE) {
+            true => {
+                content(&dir, Stats::FILE, &state)?;
+                Some(Arc::new(Stats::read(&dir.join(Stats::FILE))?))
+            }
+            false => None,
+        };
+        Ok(Checkpoint { state, weights, optimizer, stats })
+    })
+}
+
+/// What `read` makes of a checkpoint; that it cannot has a code of its own.
+fn reading<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    read().map_err(|error| Coded::new(Exit::Data, error).into())
 }
 
 /// What of a checkpoint computes.
@@ -405,10 +413,12 @@ pub struct Model {
 /// # Errors
 /// As [`load`].
 pub fn load_model(path: &Path) -> Result<Model> {
-    let dir = found(path)?;
-    let state = state_in(&dir)?;
-    let weights = tensors_in(&content(&dir, MODEL, &state)?, &dir.join(MODEL))?;
-    Ok(Model { dir, state, weights })
+    reading(|| {
+        let dir = found(path)?;
+        let state = state_in(&dir)?;
+        let weights = tensors_in(&content(&dir, MODEL, &state)?, &dir.join(MODEL))?;
+        Ok(Model { dir, state, weights })
+    })
 }
 
 /// As [`resolve`], once for everything that is read.
@@ -426,23 +436,36 @@ fn found(path: &Path) -> Result<PathBuf> {
 fn content(dir: &Path, file: &str, state: &State) -> Result<Vec<u8>> {
     let path = dir.join(file);
     let content = fs::read(&path)
-        .with_context(|| format!("cannot read {}; use a checkpoint beside it", path.display()))?;
+        .with_context(|| format!("cannot read {}; {}", path.display(), another(dir)))?;
     if let Some(&size) = state.sizes.get(file) {
         ensure!(
             content.len() as u64 == size,
-            "{} is truncated: {} bytes of {size}; use a checkpoint beside it",
+            "{} is truncated: {} bytes of {size}; {}",
             path.display(),
-            content.len()
+            content.len(),
+            another(dir)
         );
     }
     if let Some(hash) = state.hashes.get(file) {
         ensure!(
             blake3::Hasher::new().update_rayon(&content).finalize().to_hex().as_str() == hash,
-            "{} is damaged: it is not what was saved; use a checkpoint beside it",
-            path.display()
+            "{} is damaged: it is not what was saved; {}",
+            path.display(),
+            another(dir)
         );
     }
     Ok(content)
+}
+
+/// What to do where the checkpoint in `dir` is damaged: the latest one beside it is named.
+fn another(dir: &Path) -> String {
+    let all = dir.parent().unwrap_or(dir);
+    let beside = names(all).into_iter().filter(|name| dir.file_name() != Some(name.as_ref()));
+    let latest = beside.filter_map(|name| Some((numbers_in(&name)?, name))).max();
+    latest.map_or_else(
+        || "no other checkpoint lies beside it".to_owned(),
+        |(_, name)| format!("use another one, such as {}", shell::word(&all.join(name))),
+    )
 }
 
 /// Reads what is not a tensor of the checkpoint at `path`.
@@ -450,14 +473,14 @@ fn content(dir: &Path, file: &str, state: &State) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`load`].
 pub fn load_state(path: &Path) -> Result<State> {
-    state_in(&found(path)?)
+    reading(|| state_in(&found(path)?))
 }
 
 fn state_in(dir: &Path) -> Result<State> {
     let file = dir.join(STATE);
     let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let state: State = serde_json::from_slice(&text)
-        .with_context(|| format!("{} is damaged; use another checkpoint", file.display()))?;
+        .with_context(|| format!("{} is damaged; {}", file.display(), another(dir)))?;
     ensure!(
         state.format == FORMAT,
         "{} has format {}, and this program reads {FORMAT}; use the version that wrote it",

@@ -84,7 +84,8 @@ fn after_help() -> String {
   alexnet-mgpu stats imagenet
 
 A value comes from the first of these that has it: its flag, the last --set of its key, the file
-of --config, the paper. Results go to stdout, everything else to stderr.
+of --config, the paper. What eval, predict, verify and
+bench find goes to stdout, everything else to stderr.
 
 {EXIT_CODES_HELP}"
     )
@@ -133,7 +134,13 @@ pub struct TrainArgs {
     pub init: Option<PathBuf>,
 
     /// N, all, or indices such as 0,1 [devices.gpus, default: 1]
-    #[arg(long, visible_alias = "gpu", value_name = "N|all|0,1", help_heading = "Devices")]
+    #[arg(
+        long,
+        visible_alias = "gpu",
+        value_name = "N|all|0,1",
+        allow_hyphen_values = true,
+        help_heading = "Devices"
+    )]
     pub gpus: Option<Gpus>,
     /// How the devices share the work [devices.mode, default: single]
     #[arg(long, value_enum, help_heading = "Devices")]
@@ -167,17 +174,17 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub epochs: Option<usize>,
     /// Initial learning rate [train.lr, default: 0.01]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, help_heading = "Training")]
     pub lr: Option<f64>,
     /// What the network computes in [train.precision, default: fp32]
     #[arg(long, value_enum, help_heading = "Training")]
     pub precision: Option<Precision>,
     /// Seed of every random draw [train.seed, default: 1]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Training")]
     pub seed: Option<u64>,
 
     /// Continue from a checkpoint; `auto`: the latest of this run, if any [run.resume]
-    #[arg(long, value_name = "auto|PATH", help_heading = "Run")]
+    #[arg(long, value_name = "auto|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new(), help_heading = "Run")]
     pub resume: Option<String>,
     /// The folder of all runs [run.output_dir, default: runs]
     #[arg(long, value_name = "DIR", help_heading = "Run")]

@@ -28,7 +28,7 @@ pub enum Exit {
     Failure = 1,
     /// The command line or the configuration is wrong; clap uses the same code.
     Usage = 2,
-    /// The data set or an image cannot be read.
+    /// The data set, an image, a model or a checkpoint cannot be read.
     Data = 3,
     /// A device is missing, out of memory or lost.
     Device = 4,
@@ -39,8 +39,7 @@ pub enum Exit {
     /// A signal stopped the run after it had saved a checkpoint: start it again with
     /// `--resume auto`. The value is `EX_TEMPFAIL` of sysexits.h, which batch systems requeue.
     Saved = 75,
-    /// A signal ended a measurement, or a second one whatever was to be saved: 128 + SIGINT. A second SIGTERM ends
-    /// the process with 143.
+    /// A signal ended a command that saves nothing, or a second one any: 128 + SIGINT.
     Interrupted = 130,
 }
 
@@ -56,12 +55,12 @@ Exit codes:
     0  done
     1  failed for a reason not listed here
     2  wrong command line or configuration
-    3  the data cannot be read
+    3  the data, a model or a checkpoint cannot be read
     4  a device is missing, out of memory or lost
     5  the loss is no longer finite
     6  an exchange between devices failed or did not end
-   75  stopped by a signal, all steps saved; continue with --resume auto (pack: the same command)
-  130  stopped at once, by a second signal (143: by SIGTERM)";
+   75  a signal stopped training, all steps saved: continue with --resume; or packing: the same command
+  130  a signal stopped another command, or a second one any, at once (143: by SIGTERM, 129: by SIGHUP)";
 
 /// An error with the exit code it asks for. It prints as the error inside it.
 #[derive(Debug)]
@@ -97,7 +96,9 @@ impl Error for Coded {
 pub fn in_words(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        let told = cause.split("\nException raised from").next().unwrap_or_default();
+        let stack =
+            ["\nException raised from", "\nframe #"].iter().filter_map(|s| cause.find(s)).min();
+        let told = &cause[..stack.unwrap_or(cause.len())];
         if text.contains(told) {
             continue;
         }
@@ -122,10 +123,10 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
         return Some(coded.exit);
     }
     let codes = [
-        (cause.is::<ConfigError>(), Exit::Usage),
+        (cause.is::<ConfigError>() || is_of_settings(cause), Exit::Usage),
         (cause.is::<DataError>(), Exit::Data),
         (cause.is::<DeviceError>() || cause.is::<BackendError>(), Exit::Device),
-        (is_from_gpu(cause), Exit::Device),
+        (is_of_device(cause), Exit::Device),
         (cause.is::<Diverged>(), Exit::Diverged),
         (cause.is::<Closed>(), Exit::Ok),
         (cause.is::<Stuck>() || cause.is::<NcclError>(), Exit::Exchange),
@@ -133,11 +134,18 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     codes.into_iter().find_map(|(is_it, exit)| is_it.then_some(exit))
 }
 
-/// Whether the driver, a kernel, or libtorch on behalf of either, says that a GPU fails.
-fn is_from_gpu(cause: &(dyn Error + 'static)) -> bool {
+/// Whether images are well and do not fit what was set.
+fn is_of_settings(cause: &(dyn Error + 'static)) -> bool {
+    use DataError::{BatchTooLarge, Geometry};
+    let error = cause.downcast_ref::<DataError>();
+    matches!(error, Some(BatchTooLarge { .. } | Geometry { .. }))
+}
+
+/// Whether the driver, a kernel, or libtorch on behalf of either, says that a GPU fails, or that there is no memory.
+fn is_of_device(cause: &(dyn Error + 'static)) -> bool {
     // libtorch's errors are text.
-    let says_so =
-        |text: &str| ["CUDA error", "CUDA out of memory"].iter().any(|w| text.contains(w));
+    const SIGNS: [&str; 3] = ["CUDA error", "CUDA out of memory", "can't allocate memory"];
+    let says_so = |text: &str| SIGNS.iter().any(|sign| text.contains(sign));
     let torch = cause.downcast_ref::<TchError>();
     cause.is::<CudaError>()
         || cause.is::<DriverError>()
@@ -172,6 +180,9 @@ mod tests {
         let torch = anyhow::Error::from(TchError::Torch(stack.into())).context("forward of fc6");
         let text = in_words(&torch);
         assert!(text.starts_with("forward of fc6: ") && text.ends_with("(16x6400)"), "{text}");
+        let full = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes";
+        let torch = anyhow::Error::from(TchError::Torch(format!("{full}\nframe #0: c10::Throw")));
+        assert_eq!((in_words(&torch), exit_of(&torch)), (full.to_owned(), Exit::Device));
         let twice = anyhow!("no such file").context("cannot read x: no such file").context("");
         assert_eq!(in_words(&twice), "cannot read x: no such file");
     }

@@ -8,7 +8,7 @@ use alexnet_mgpu::bench;
 use alexnet_mgpu::checkpoint;
 use alexnet_mgpu::cli::{BenchCommand, Cli, Command, GpuCheckCommand, TrainArgs};
 use alexnet_mgpu::config::{Config, Override};
-use alexnet_mgpu::exit::{Exit, exit_of, in_words};
+use alexnet_mgpu::exit::{Coded, Exit, exit_of, in_words};
 use alexnet_mgpu::net::build::{Plan, Site};
 use alexnet_mgpu::progress::{LogFile, Screen, init_logging};
 use alexnet_mgpu::session::{self, Outcome};
@@ -17,7 +17,7 @@ use alexnet_mgpu::{
     collective_check, colours, draw, environment, inference, kernel_check, pack, run, shell,
     statistics, verify,
 };
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -71,6 +71,12 @@ fn execute(command: Command, screen: &Screen, log: &LogFile) -> Result<Exit> {
 
 fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
     let config = match args.recipe_checkpoint() {
+        Some(_) if args.init.is_some() => {
+            let error = anyhow!(
+                "--init begins a run, and --resume goes on with one; leave one of them out"
+            );
+            return Err(Coded::new(Exit::Usage, error).into());
+        }
         Some(path) => saved_recipe(&path, args.overrides()?)?,
         None => Config::load(args)?,
     };
@@ -84,10 +90,20 @@ fn train(args: &TrainArgs, screen: &Screen, log: &LogFile) -> Result<Exit> {
         return Ok(Exit::Ok);
     }
     let outcome = session::train(&config, screen, log)?;
-    if outcome.exit == Exit::Ok {
-        say_what_next(&outcome);
+    match outcome.exit {
+        Exit::Ok => say_what_next(&outcome),
+        Exit::Saved => {
+            let run = shell::word(&outcome.folder);
+            tracing::warn!("saved; continue with: {} --resume {run}", program());
+        }
+        _ => {}
     }
     Ok(outcome.exit)
+}
+
+/// How the user called this program.
+fn program() -> String {
+    shell::word(Path::new(&std::env::args_os().next().unwrap_or_default()))
 }
 
 /// The recipe in a checkpoint, for a run in the folder where the checkpoint lies now, which may have been moved.
@@ -109,7 +125,7 @@ fn saved_recipe(checkpoint: &Path, overrides: Vec<Override>) -> Result<Config> {
 
 /// Says what came out, where it lies and what can be done with it.
 fn say_what_next(outcome: &Outcome) {
-    let program = shell::word(Path::new(&std::env::args_os().next().unwrap_or_default()));
+    let program = program();
     let run = shell::word(&outcome.folder);
     if let Some(tally) = outcome.tally {
         let (top1, top5) = (100.0 * tally.top1(), 100.0 * tally.top5());

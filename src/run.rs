@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 use crate::backend;
 use crate::cancel::Cancel;
@@ -25,7 +25,7 @@ use crate::launch::{Place, World};
 use crate::net::arch::{Architecture, InputForm};
 use crate::net::build::{Cut, Plan, Site};
 use crate::optim::{Optimizer, Rule};
-use crate::params::Sharing;
+use crate::params::{ParamSpec, Sharing};
 use crate::stopwatch::Stopwatch;
 use crate::topology::{Division, Topology};
 use crate::torch_ext::{self, Algorithms, Products};
@@ -101,15 +101,16 @@ pub fn rule(train: &TrainConfig) -> Rule {
     }
 }
 
-/// Makes one rank's worker with initial weights.
+/// Makes one rank's worker with the weights that `value` gives, such as [`drawn`].
 ///
 /// # Errors
-/// If the columns do not divide the network.
+/// If the columns do not divide the network, a peer has failed, or there is no value.
 pub fn worker(
     config: &Config,
     arch: &Architecture,
     world: &World,
     mut place: Place,
+    value: impl FnMut(&ParamSpec) -> Result<Tensor>,
 ) -> Result<Worker> {
     let topology = world.topology;
     let cut = match topology.division {
@@ -129,8 +130,8 @@ pub fn worker(
     };
     let mut arena = plan.arena(kind(config.train.precision), place.device, sharing);
     arena.share_weights(&*place.data)?;
-    // Before the optimizer's memory is there: initial values pass through fp64.
-    arena.load(|spec| Ok(spec.initial(config.train.seed)))?;
+    // Before the optimizer's memory is there: values that are drawn pass through fp64.
+    arena.load(value)?;
     place.data.flush()?;
     let net = plan.build(arena);
     let train = &config.train;
@@ -152,6 +153,12 @@ pub fn worker(
         wire,
         seed: train.seed,
     })
+}
+
+/// The initial values of a run's parameters, for [`worker`].
+pub fn drawn(config: &Config) -> impl Fn(&ParamSpec) -> Result<Tensor> {
+    let seed = config.train.seed;
+    move |spec| Ok(spec.initial(seed))
 }
 
 /// A loader's receivers, for the ranks to take theirs from.
@@ -206,7 +213,7 @@ pub fn weights_after(config: &Config, num_steps: u64) -> Result<Tensors> {
     let handout = Handout::new(loader);
     let parts = world.run(|place| {
         let batches = handout.take(&place)?;
-        let mut worker = worker(config, &arch, &world, place)?;
+        let mut worker = worker(config, &arch, &world, place, drawn(config))?;
         while let Some(batch) = batches.next()? {
             worker.step(&batch, batch.step, config.train.lr)?;
         }

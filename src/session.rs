@@ -24,6 +24,7 @@ use crate::launch::{Place, World};
 use crate::metrics::{EvalReport, Metrics};
 use crate::net::arch::Architecture;
 use crate::net::loss::Tally;
+use crate::params::ParamSpec;
 use crate::progress::{LogFile, Progress, RunLength, Screen};
 use crate::run::{self, Handout};
 use crate::run_folder::RunFolder;
@@ -179,11 +180,14 @@ impl<'a> Session<'a> {
     /// One rank's whole run; its last tally.
     fn rank(&self, place: Place, handout: &Handout) -> Result<Option<Tally>> {
         let batches = handout.take(&place)?;
-        let mut worker = run::worker(self.config, &self.arch, &self.world, place)?;
+        let origin = self.origin.take()?;
+        let value = |spec: &ParamSpec| origin.weight(spec, self.config.train.seed);
+        let mut worker = run::worker(self.config, &self.arch, &self.world, place, value)?;
         let schedule = schedule(self.config, self.length);
         let (saved, notes) = (self.start, Notes::default());
         let mut at = Progressing { schedule, best_top1: None, tally: None, saved, notes };
-        self.begin(&mut worker, &mut at)?;
+        origin.restore(&mut worker, &mut at)?;
+        drop(origin);
         for step in self.start..self.length.total_steps {
             if self.stop.begin(step) == Go::Stop {
                 if at.saved != step {
@@ -220,19 +224,6 @@ impl<'a> Session<'a> {
     fn settle(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
         let done = worker.settle()?;
         at.notes.report(&self.metrics, worker, done)
-    }
-
-    /// Puts a rank where the run begins.
-    fn begin(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
-        let seed = self.config.train.seed;
-        match &*self.origin.take()? {
-            Origin::Nothing => Ok(()),
-            Origin::Weights(weights) => worker.load(|spec| match weights.contains(&spec.name) {
-                true => weights.part(&spec.name, spec),
-                false => Ok(spec.initial(seed)),
-            }),
-            Origin::Checkpoint(resumed) => resumed.restore(worker, at),
-        }
     }
 
     /// Evaluates and saves where `num_steps` finished steps call for it.

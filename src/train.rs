@@ -21,7 +21,7 @@ use crate::metrics::Phase;
 use crate::net::loss::{self, Tally};
 use crate::net::{Done, Mode, Net, Pass, Reach};
 use crate::optim::Optimizer;
-use crate::params::{Arena, Bucket, ParamSpec, narrow};
+use crate::params::{Arena, Bucket, narrow};
 use crate::random::{Key, Purpose};
 use crate::stopwatch::Stopwatch;
 use report::{Asked, LossPart};
@@ -53,16 +53,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Overwrites every parameter with `values(spec)`, of the parameter's shape on this rank. All
-    /// replicas do so together, with the same values: they may share the memory.
-    ///
-    /// # Errors
-    /// If a value is missing or has another shape, or a peer has failed.
-    pub fn load(&mut self, values: impl FnMut(&ParamSpec) -> Result<Tensor>) -> Result<()> {
-        self.net.arena.load(values)?;
-        self.place.data.flush()
-    }
-
     /// Trains on this rank's share of the batch of `step` at learning rate `lr`. Returns the report on
     /// this step or, with [`Reporting::StepLate`], on the one before, if it is not yet out.
     ///

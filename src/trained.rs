@@ -68,9 +68,7 @@ impl Trained {
     /// # Errors
     /// If the columns do not divide the network, or a peer has failed.
     pub fn worker(&self, world: &World, place: Place) -> Result<Worker> {
-        let mut worker = run::worker(&self.config, &self.arch, world, place)?;
-        worker.load(|spec| self.part(spec))?;
-        Ok(worker)
+        run::worker(&self.config, &self.arch, world, place, |spec| self.part(spec))
     }
 
     /// The views of an image file, `[views, H, W, 3]`, as 32-bit floats on the CPU.

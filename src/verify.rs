@@ -75,7 +75,7 @@ pub fn run(args: &VerifyArgs) -> Result<Exit> {
     (several.devices.mode, several.devices.gpus) = (Mode::DataParallel, gpus.clone());
     let num_devices = run::world(&several)?.devices.len();
     let single = weights_after(&base, steps)?;
-    let mut worst = 0.0f64;
+    let (mut worst, mut left_out) = (0.0f64, String::new());
     for mode in [Mode::DataParallel, Mode::Split, Mode::Hybrid] {
         let mut other = several.clone();
         other.devices.mode = mode;
@@ -87,6 +87,7 @@ pub fn run(args: &VerifyArgs) -> Result<Exit> {
             stdout::line(format_args!(
                 "  left out: two columns need an even number of devices, not {num_devices}"
             ))?;
+            left_out = format!("{mode}, which was left out,");
             continue;
         }
         for (name, far) in differences(&single, &weights_after(&other, steps)?) {
@@ -95,8 +96,9 @@ pub fn run(args: &VerifyArgs) -> Result<Exit> {
         }
     }
     let verdict = if worst <= TOLERANCE { "agree" } else { "DISAGREE" };
+    let but = if left_out.is_empty() { String::new() } else { format!(", but for {left_out}") };
     stdout::line(format_args!(
-        "the modes {verdict}: largest relative difference {worst:.1e}, limit {TOLERANCE:.0e}"
+        "the modes{but} {verdict}: largest relative difference {worst:.1e}, limit {TOLERANCE:.0e}"
     ))?;
     Ok(if worst <= TOLERANCE { Exit::Ok } else { Exit::Failure })
 }

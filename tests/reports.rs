@@ -55,7 +55,10 @@ impl Desk {
             let pixel = |i: u64| grey - key.uniform(i) as f32;
             let images = Pixels::F32((0..2 * 32 * 32 * 3).map(pixel).collect());
             let batch = Arc::new(Batch::standalone(2 * place.replica, images, vec![3, 7]));
-            let mut worker = run::worker(&self.config, &self.arch, &self.world, place)?;
+            let mut worker = {
+                let drawn = run::drawn(&self.config);
+                run::worker(&self.config, &self.arch, &self.world, place, drawn)?
+            };
             worker.reports = Reports::new(reporting);
             work(&mut worker, &batch)
         })

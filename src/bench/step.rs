@@ -109,7 +109,7 @@ impl Ready {
         let global_batch = config.train.batch_size;
         let share = world.topology.shares(global_batch)[place.replica].clone();
         let batch = Arc::new(synthetic(share, arch.input as usize));
-        let mut worker = run::worker(config, &arch, world, place)?;
+        let mut worker = run::worker(config, &arch, world, place, run::drawn(config))?;
         worker.intake.keep_resident(&batch)?;
         Ok(Self { worker, batch, global_batch, next_step: 0, wire_bytes: 0 })
     }

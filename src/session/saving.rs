@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use anyhow::{Error, Result, anyhow};
+use tch::Tensor;
 
 use super::{Progressing, Session};
 use crate::canonical::{self, Shared, Tensors};
@@ -194,7 +195,10 @@ fn lies_in(path: &Path, dir: &Path) -> bool {
     }
 }
 
+/// The weights in a file, or in the checkpoint that `path` names.
 pub(super) fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Shared> {
+    let path = &checkpoint::resolve(path)
+        .map_or_else(|| path.to_owned(), |dir| checkpoint::weights_file(&dir));
     let read = pretrained::read(path, &Plan::new(arch, Site::WHOLE)?.params)?;
     tracing::info!("{}: {}", path.display(), read.describe());
     Ok(Shared::new(read.weights))
@@ -208,6 +212,27 @@ pub(super) enum Origin {
     Weights(Shared),
     /// The checkpoint of a run.
     Checkpoint(Resumed),
+}
+
+impl Origin {
+    /// A rank's part of a parameter's first value.
+    pub(super) fn weight(&self, spec: &ParamSpec, seed: u64) -> Result<Tensor> {
+        match self {
+            Self::Weights(weights) if weights.contains(&spec.name) => {
+                weights.part(&spec.name, spec)
+            }
+            Self::Checkpoint(resumed) => resumed.weights.part(&spec.name, spec),
+            Self::Nothing | Self::Weights(_) => Ok(spec.initial(seed)),
+        }
+    }
+
+    /// Puts a rank that has its weights where it was.
+    pub(super) fn restore(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
+        match self {
+            Self::Nothing | Self::Weights(_) => Ok(()),
+            Self::Checkpoint(resumed) => resumed.restore(worker, at),
+        }
+    }
 }
 
 /// A checkpoint that all ranks go on from.
@@ -233,9 +258,7 @@ impl Resumed {
         }
     }
 
-    /// Puts a rank where it was.
-    pub(super) fn restore(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
-        worker.load(|spec| self.weights.part(&spec.name, spec))?;
+    fn restore(&self, worker: &mut Worker, at: &mut Progressing) -> Result<()> {
         let arena = &worker.net.arena;
         for (state, tensor) in worker.optimizer.state_tensors() {
             arena.load_state(tensor, |spec| {
