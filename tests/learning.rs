@@ -20,7 +20,7 @@ fn losses(config: &Config, num_steps: u64) -> Vec<f64> {
             let (images, labels) = (batch.images.clone(), batch.labels.clone());
             let batch = Arc::new(Batch::standalone(batch.first, images, labels));
             let column = place.column;
-            let mut worker = run::worker(config, &arch, &world, place)?;
+            let mut worker = run::worker(config, &arch, &world, place, run::drawn(config))?;
             let step = |step| {
                 let done = worker.step(&batch, step, config.train.lr)?;
                 Ok(done.expect("a CPU reports at once").loss_part)

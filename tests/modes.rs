@@ -131,7 +131,7 @@ fn a_slice_whose_images_overflow_blames_a_layer_without_waiting_for_the_others()
         let pixel = if place.rank == 1 { 3e38 } else { 1.0 };
         let images = Pixels::F32(vec![pixel; 32 * 32 * 3]);
         let batch = Arc::new(Batch::standalone(place.replica, images, vec![0]));
-        worker(&config, &arch, &world, place)?.step(&batch, 0, 0.01).map(|_| ())
+        worker(&config, &arch, &world, place, drawn(&config))?.step(&batch, 0, 0.01).map(|_| ())
     });
     let text = format!("{:#}", error.expect_err("one image is beyond fp32"));
     assert!(text.contains("rank 1 of 3") && text.contains("not finite: conv1"), "{text}");
