@@ -99,16 +99,36 @@ fn statistics_lie_with_the_data_and_do_not_depend_on_the_threads() {
 #[test]
 fn a_place_that_cannot_be_written_or_is_no_folder_is_named_before_any_work() {
     let desk = Desk::new();
+    // An image that is looked at is named in a warning.
+    let image = desk.path("images/train/rings/000000.jpg");
+    fs::write(&image, "no image").expect("made above");
+    let seen = desk.run(&["stats", "images", "--max-bad-fraction", "0.5", "--output", "s"]);
+    assert!(String::from_utf8_lossy(&seen.stderr).contains("000000.jpg"), "{seen:?}");
     let error = desk.error(&["stats", "images", "--output", "/proc/stats.safetensors"]);
     assert!(error.contains("/proc/stats.safetensors") && error.contains("--output"), "{error}");
     let error = desk.error(&["stats", "images", "--output", "missing/stats.safetensors"]);
     assert!(error.contains("missing/stats.safetensors"), "{error}");
-    assert!(!error.contains(" images in "), "no image was looked at: {error}");
+    assert!(!error.contains("000000.jpg"), "no image was looked at: {error}");
     fs::write(desk.path("train.tar"), "").expect("writable");
     let error = desk.error(&["stats", "train.tar"]);
     assert!(error.contains("train.tar is no folder") && error.contains("--output"), "{error}");
     let error = desk.error(&["stats", "nothing"]);
     assert!(error.contains("nothing: no such folder"), "{error}");
+}
+
+#[test]
+fn statistics_of_a_pattern_lie_beside_its_shards_and_training_finds_them_there() {
+    let desk = Desk::new();
+    let pack = ["pack", "images", "my set", "--format", "jpeg", "--size", "32"];
+    desk.run(&[&pack[..], &["--shard-images", "20"]].concat());
+    let pattern = "my set/train-{00000..00001}-of-00002.tar";
+    let training = desk.training(&["--data", pattern, "--set", "train.max_steps=1"]);
+    let error = desk.error(&training);
+    let command = format!("`alexnet-mgpu stats '{pattern}' --resize 32`");
+    assert!(error.contains(&command), "{error}");
+    desk.output(&["stats", pattern, "--resize", "32"]);
+    assert!(desk.path("my set").join(Stats::FILE).is_file());
+    desk.output(&training);
 }
 
 #[test]

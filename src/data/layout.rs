@@ -55,6 +55,18 @@ pub fn kind(path: &Path) -> Result<&'static str, DataError> {
     })
 }
 
+/// The folder that belongs to the image set at `path`: itself, or the one that all shards of a pattern lie in
+/// or below.
+#[must_use]
+pub fn home(path: &Path) -> PathBuf {
+    let pattern = path.to_string_lossy();
+    let Some(brace) = pattern.find('{').filter(|_| !path.exists()) else { return path.into() };
+    match pattern[..brace].rfind('/') {
+        Some(slash) => PathBuf::from(&pattern[..=slash]),
+        None => PathBuf::from("."),
+    }
+}
+
 /// The kinds of image sets.
 enum Layout {
     Packed(PackedSet),

@@ -70,7 +70,7 @@ pub use eval::EvalLoader;
 pub use finish::Frame;
 pub use generated::{GeneratedSpec, generate};
 pub use geometry::Geometry;
-pub use layout::{kind, open, open_both};
+pub use layout::{home, kind, open, open_both};
 pub use lighting::{Components, Lighting, LightingScale};
 pub use loader::{BatchReceiver, Delivery, Loader, pool};
 pub use mean_image::MeanImage;
