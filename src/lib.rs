@@ -33,6 +33,7 @@ pub mod net;
 pub mod openmp;
 pub mod optim;
 pub mod pack;
+pub mod panics;
 pub mod params;
 pub mod pretrained;
 pub mod progress;

@@ -256,6 +256,12 @@ fn folders_of_something_else_are_refused_and_left_as_they_are() {
     ] {
         fails(command, 2, parts);
     }
+    let image = &desk.images()[0];
+    let bytes = fs::read(image).expect("an image");
+    fs::copy(&desk.images()[1], image).expect("writable");
+    fails(&mut desk.pack("dst", &[]), 2, &["other images of these names", "training image 0"]);
+    fs::write(image, bytes).expect("writable");
+    ends(&mut desk.pack("dst", &[]), 0);
     assert_eq!(files(&desk.path("dst")), before);
     assert!(!desk.path("new").exists());
     let lock = File::open(desk.path("dst")).expect("a folder");

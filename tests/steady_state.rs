@@ -53,7 +53,7 @@ fn load(path: &Path, augment: Augment, output: Output) -> Loader {
         source: data::open(path, Split::Train).expect("a good set"),
         order: Order::Shuffled,
         geometry: Geometry { resize: 48, pad: 0, crop: 40 },
-        recipe: augment.recipe(colours.lighting),
+        variation: augment.variation(colours.lighting),
         normalisation: colours.normalisation,
         seed: 1,
         batch: BATCH,

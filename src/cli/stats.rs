@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, builder::RangedU64ValueParser};
 
 use super::{fraction, positive, threads};
+use crate::data::Geometry;
 
 /// The flags of `stats`.
 #[derive(Args, Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct StatsArgs {
     pub data: PathBuf,
     /// The shorter side after resizing, as data.resize in training; 0: as stored
     #[arg(long, value_name = "PIXELS", default_value = "256")]
-    #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(0..=4096))]
+    #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(0..=u64::from(Geometry::MAX_SIDE)))]
     pub resize: u32,
     /// Look at N images only, evenly spaced over the training split
     #[arg(long, value_name = "N", value_parser = positive())]

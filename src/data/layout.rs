@@ -139,11 +139,15 @@ impl Layout {
 
 /// The test split beside training `classes`, which lie at `train`.
 fn test_of(root: &Path, train: &Path, classes: Vec<OsString>) -> Result<Images, DataError> {
-    if let Some(folder) = Folder::test(root, train, &classes)? {
+    if let Some(folder) = Folder::test(root, "val", train, &classes)? {
         return Ok(Arc::new(folder));
     }
-    match ilsvrc::validation(root, &classes)? {
-        Some(images) => Ok(Arc::new(images)),
+    // Before `test`, which in ILSVRC2012 has no labels.
+    if let Some(images) = ilsvrc::validation(root, &classes)? {
+        return Ok(Arc::new(images));
+    }
+    match Folder::test(root, "test", train, &classes)? {
+        Some(folder) => Ok(Arc::new(folder)),
         None => Err(DataError::NoTest { path: root.into() }),
     }
 }

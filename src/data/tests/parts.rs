@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Pictures, delivery, drain, jpeg, picture, train};
+use super::{Pictures, delivery, drain, floats, jpeg, picture, train};
 use crate::data::cover::{Cover, Drawing, Part};
 use crate::data::worker::{Loaded, Worker};
 use crate::data::{Augment, Geometry, LightingScale};
@@ -115,7 +115,7 @@ fn both_decoders_draw_the_same_part() {
 fn batches_of_random_parts_do_not_depend_on_the_workers_and_change_every_epoch() {
     let batches = |workers| {
         let mut loader = train(Arc::new(Pictures::new(4)), 3);
-        loader.recipe = Augment::Torchvision.recipe(LightingScale::Std);
+        loader.variation = Augment::Torchvision.variation(LightingScale::Std);
         loader.geometry = Geometry { pad: 0, ..loader.geometry };
         drain(loader.spawn(delivery(&[(0, 4)], workers)).expect("a good set")).expect("good images")
     };
@@ -125,7 +125,7 @@ fn batches_of_random_parts_do_not_depend_on_the_workers_and_change_every_epoch()
     let first = |step: usize| {
         let batch = &one[step][0];
         let at = batch.samples.iter().position(|&sample| sample == 0).expect("every image");
-        let images = batch.images.to_f32();
+        let images = floats(&batch.images);
         images.chunks(images.len() / 4).nth(at).expect("four images").to_vec()
     };
     assert_ne!(first(0), first(1));
@@ -134,7 +134,7 @@ fn batches_of_random_parts_do_not_depend_on_the_workers_and_change_every_epoch()
 #[test]
 fn parts_and_padding_exclude_each_other() {
     let mut loader = train(Arc::new(Pictures::new(4)), 1);
-    loader.recipe = Augment::Torchvision.recipe(LightingScale::Std);
+    loader.variation = Augment::Torchvision.variation(LightingScale::Std);
     loader.geometry.pad = 2;
     let error = loader.spawn(delivery(&[(0, 4)], 1)).err().expect("there is padding").to_string();
     assert!(error.contains("set pad to 0, not 2"), "{error}");
