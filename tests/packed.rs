@@ -1,21 +1,22 @@
 //! Reading what `alexnet-mgpu pack` wrote: training on it is training on the source, and whatever is
 //! wrong with its files is said before anything is read from them.
 
+mod common;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use alexnet_mgpu::cancel::Cancel;
 use alexnet_mgpu::data::{
-    Augment, BadImages, Batch, Delivery, EvalLoader, Form, Geometry, LightingScale, Loader,
-    Normalisation, Order, Output, Pixels, Split, TrainLoader, Views, open, open_both,
+    Augment, BadImages, Batch, EvalLoader, Geometry, LightingScale, Loader, Normalisation, Order,
+    Output, Pixels, Split, TrainLoader, Views, open, open_both,
 };
+use common::{PROGRAM, delivery, succeeds};
 use jpeg_encoder::{ColorType, Encoder};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_alexnet-mgpu");
 const NUM_IMAGES: usize = 24;
 
 /// An image folder of photographs, real ones if `ALEXNET_TEST_PHOTOGRAPHS` names a tar file of them: three
@@ -66,22 +67,8 @@ fn picture(width: u16, height: u16) -> Vec<u8> {
 /// Packs `src` into a new folder.
 fn pack(src: &Path, args: &[&str]) -> TempDir {
     let dst = tempfile::tempdir().expect("a temporary folder");
-    let output = Command::new(PROGRAM).arg("pack").args([src, dst.path()]).args(args).output();
-    let output = output.expect("the program starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    succeeds(Command::new(PROGRAM).arg("pack").args([src, dst.path()]).args(args));
     dst
-}
-
-fn delivery(batch: usize, output: Output) -> Delivery {
-    Delivery {
-        shares: std::iter::once(0..batch).collect(),
-        consumers_per_share: 1,
-        workers: 2,
-        depth: 2,
-        form: Form::Finished(output),
-        pinning: None,
-        cancel: Cancel::default(),
-    }
 }
 
 fn drain(loader: Loader) -> Vec<Arc<Batch>> {

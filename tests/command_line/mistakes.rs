@@ -98,11 +98,8 @@ fn a_disk_that_fills_while_saving_leaves_the_previous_checkpoint_good() {
     succeeds(&mut desk.train(&[]));
     assert_eq!(desk.last_step(), 2);
     let more = desk.train(&["--resume", "auto", "--set", "train.max_steps=4"]);
-    // Files end at 4 MiB (8192 blocks of 512 bytes), in the middle of the weights.
-    let mut full = Command::new("sh");
-    full.current_dir(desk.dir.path())
-        .args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"", PROGRAM])
-        .args(more.get_args());
+    // In the middle of the weights.
+    let mut full = desk.on_full_disk(&more, 4 << 20);
     fails(&mut full, 1, &["cannot save", "untouched", "--resume auto"]);
     assert_eq!(desk.last_step(), 2);
     let unfinished = fs::read_dir(desk.run_dir().join("checkpoints")).expect("saved once");

@@ -54,6 +54,13 @@ fn encode(pixels: &[u8], width: u16, height: u16, color: ColorType) -> Vec<u8> {
     bytes
 }
 
+/// A picture as a PNG file.
+fn png(picture: &image::DynamicImage) -> Vec<u8> {
+    let mut bytes = io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, image::ImageFormat::Png).expect("a valid picture");
+    bytes.into_inner()
+}
+
 /// Writes an image folder: for each (path below the root, bytes) one file.
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let root = tempfile::tempdir().expect("a temporary folder");
