@@ -21,6 +21,7 @@ use crate::{
         Arch, BackendChoice, ConfigError, DeviceChoice, Gpus, MAX_THREADS, Mode, Override,
         Precision, Wire,
     },
+    data::Views,
     exit::EXIT_CODES_HELP,
 };
 
@@ -282,18 +283,6 @@ fn threads() -> RangedU64ValueParser<usize> {
 /// A count of at least one.
 fn positive() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
-}
-
-/// How many crops of an image are averaged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Views {
-    /// The centre.
-    #[default]
-    #[value(name = "1")]
-    Centre,
-    /// Four corners, the centre, and their reflections (§4.1 of the paper).
-    #[value(name = "10")]
-    Ten,
 }
 
 /// The flags of `eval`.

@@ -11,8 +11,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::checkpoint;
 use crate::config::{Config, DataConfig, Mean, Resume, StatsFrom};
-use crate::data::{Augment, Components, DataError, Lighting, Normalisation, Stats};
+use crate::data::{self, Augment, Components, DataError, Lighting, Normalisation, Stats};
 use crate::image_folder;
+use crate::shell;
 
 /// The mean of ImageNet's training images, in the metadata of cuda-convnet2.
 const IMAGENET_MEAN: [f64; 3] = [127.30, 119.72, 104.91];
@@ -147,7 +148,7 @@ fn read_stats(config: &Config) -> Result<Option<Stats>> {
         let missing = DataError::Io { action: "read", path, source: Arc::new(source) };
         let images = image_folder::folder(&config.data);
         let output = match &config.data.stats {
-            StatsFrom::File(path) => format!(" --output {}", path.display()),
+            StatsFrom::File(path) => format!(" --output {}", shell::word(path)),
             StatsFrom::Imagenet | StatsFrom::Fitted => String::new(),
         };
         return Err(missing).with_context(|| {
@@ -155,7 +156,7 @@ fn read_stats(config: &Config) -> Result<Option<Stats>> {
                 "data.stats is {:?} and there are no statistics; make them with `alexnet-mgpu stats \
                  {} --resize {}{output}`, or set data.stats to \"imagenet\"",
                 String::from(config.data.stats.clone()),
-                images.display(),
+                shell::word(&images),
                 config.data.resize
             )
         });
@@ -164,10 +165,10 @@ fn read_stats(config: &Config) -> Result<Option<Stats>> {
 }
 
 /// Where fitted statistics lie.
-fn path(data: &DataConfig) -> PathBuf {
-    match &data.stats {
+fn path(config: &DataConfig) -> PathBuf {
+    match &config.stats {
         StatsFrom::File(path) => path.clone(),
-        _ => image_folder::folder(data).join(Stats::FILE),
+        _ => data::home(&image_folder::folder(config)).join(Stats::FILE),
     }
 }
 

@@ -68,10 +68,12 @@ pub fn run(args: &DrawArgs) -> Result<()> {
 
 /// A folder for each image, by the image's name.
 fn folders(images: &[PathBuf], output: &Path) -> Result<Vec<PathBuf>> {
+    refuse_file(output)?;
     let mut taken = HashSet::new();
     let mut folders = Vec::with_capacity(images.len());
     for image in images {
         let name = image.file_name().unwrap_or(image.as_os_str());
+        let folder = output.join(name);
         if !taken.insert(name) {
             let error = anyhow!(
                 "{}: another image is called {} too, and both have their pictures in a folder of that name; \
@@ -81,9 +83,22 @@ fn folders(images: &[PathBuf], output: &Path) -> Result<Vec<PathBuf>> {
             );
             return Err(Coded::new(Exit::Usage, error).into());
         }
-        folders.push(output.join(name));
+        refuse_file(&folder)?;
+        folders.push(folder);
     }
     Ok(folders)
+}
+
+/// Fails if there is something at `path` that is no folder to put pictures in, such as the image itself.
+fn refuse_file(path: &Path) -> Result<()> {
+    if !path.exists() || path.is_dir() {
+        return Ok(());
+    }
+    let error = anyhow!(
+        "{}: pictures go into a folder of this name, and it is a file; choose another --output",
+        path.display()
+    );
+    Err(Coded::new(Exit::Usage, error).into())
 }
 
 /// The model's network in 32-bit floats, one layer for each of its own.
@@ -233,5 +248,22 @@ mod tests {
         assert!(error.to_string().starts_with("b/cat.jpg: another image is called cat.jpg"));
         let found = folders(&paths[..1], Path::new("out")).expect("one name");
         assert_eq!(found, [Path::new("out/cat.jpg")]);
+    }
+
+    #[test]
+    fn a_folder_of_pictures_cannot_lie_where_the_image_lies() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let image = dir.path().join("cat.jpg");
+        fs::write(&image, "").expect("writable");
+        let images = [image.clone()];
+        for output in [dir.path(), &image] {
+            let error = folders(&images, output).expect_err("there is a file");
+            let text = error.to_string();
+            assert!(text.starts_with(&image.display().to_string()), "{text}");
+            assert!(text.contains("choose another --output"), "{text}");
+            assert_eq!(crate::exit::exit_of(&error), Exit::Usage);
+        }
+        folders(&images, &dir.path().join("new")).expect("nothing is there");
+        folders(&[PathBuf::from("a/dog.jpg")], dir.path()).expect("nothing of its name is there");
     }
 }

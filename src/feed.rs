@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, anyhow};
 use tch::Device;
 
 use crate::cancel::Cancel;
 use crate::colours::Colours;
-use crate::config::{Config, Finish, Precision};
+use crate::config::{Config, DataConfig, Finish, Precision};
 use crate::cuda;
 use crate::data::{
-    self, DataError, Delivery, EvalLoader, Form, Geometry, Images, Loader, Output, Stats,
+    self, BadImages, Delivery, EvalLoader, Form, Geometry, Images, Loader, Output, Stats,
     TrainLoader, Views,
 };
 use crate::exit::{Coded, Exit};
@@ -25,7 +25,10 @@ pub struct Feed {
     pub train: Images,
     /// The test split.
     pub test: Images,
-    geometry: Geometry,
+    /// The side of the network's input.
+    input: usize,
+    /// The test images that no evaluation so far could read.
+    bad_test: Arc<BadImages>,
     colours: Colours,
     workers: usize,
     /// The devices that batches go to.
@@ -41,21 +44,20 @@ impl Feed {
         let colours = Colours::find(config)?;
         let path = image_folder::locate(&config.data)?;
         let data = &config.data;
-        let geometry = Geometry {
-            resize: data.resize as u32,
-            pad: data.pad as u32,
-            crop: data.crop_side(input) as u32,
-        };
-        let unpadded = Geometry { pad: 0, ..geometry };
-        unpadded
-            .check()
-            .context("test images are not padded")
-            .map_err(|e| Coded::new(Exit::Usage, e))?;
+        let Geometry { resize, crop, .. } = test_geometry(data, input, Views::Centre);
+        if (1..crop).contains(&resize) {
+            let error = anyhow!(
+                "data.resize is {resize}, and the network takes {crop} x {crop} pixels of a test image, which \
+                 is not padded; raise data.resize to {crop} or more, or set it to 0"
+            );
+            return Err(Coded::new(Exit::Usage, error).into());
+        }
         let (train, test) = data::open_both(&path)?;
         Ok(Self {
+            bad_test: Arc::new(BadImages::new(test.len(), data.max_bad_fraction)),
             train,
             test,
-            geometry,
+            input,
             colours,
             workers: num_workers(data.workers),
             devices: devices.to_vec(),
@@ -67,9 +69,7 @@ impl Feed {
     /// # Errors
     /// If there is none.
     pub fn steps_per_epoch(&self, batch: usize) -> Result<u64> {
-        let len = self.train.len();
-        ensure!(batch <= len, DataError::BatchTooLarge { batch, len });
-        Ok((len / batch.max(1)) as u64)
+        Ok(data::steps_per_epoch(self.train.len(), batch)?)
     }
 
     /// The statistics that a model needs besides its configuration: those with the mean image.
@@ -92,8 +92,8 @@ impl Feed {
         let loader = TrainLoader {
             source: Arc::clone(&self.train),
             order: config.data.order,
-            geometry: self.geometry,
-            recipe: config.data.augment.recipe(self.colours.lighting),
+            geometry: geometry(&config.data, self.input),
+            variation: config.data.augment.variation(self.colours.lighting),
             normalisation: self.colours.normalisation.clone(),
             seed: config.train.seed,
             batch: config.train.batch_size,
@@ -104,7 +104,7 @@ impl Feed {
         Ok(loader.spawn(self.delivery(config, topology, config.train.batch_size, cancel))?)
     }
 
-    /// Starts loading the test split, every image once. Test images are not padded.
+    /// Starts loading the test split, every image once.
     ///
     /// # Errors
     /// If threads cannot be started.
@@ -115,18 +115,14 @@ impl Feed {
         views: Views,
         cancel: &Cancel,
     ) -> Result<Loader> {
-        let batch = config.train.batch_size.max(topology.num_replicas);
+        let batch = config.train.batch_size;
         let loader = EvalLoader {
             source: Arc::clone(&self.test),
-            geometry: match views {
-                Views::Centre => Geometry { pad: 0, ..self.geometry },
-                // Ten crops need room to move.
-                Views::Ten => self.geometry,
-            },
+            geometry: test_geometry(&config.data, self.input, views),
             normalisation: self.colours.normalisation.clone(),
             views,
             batch,
-            max_bad_fraction: config.data.max_bad_fraction,
+            bad: Arc::clone(&self.bad_test),
         };
         Ok(loader.spawn(self.delivery(config, topology, batch, cancel))?)
     }
@@ -160,6 +156,26 @@ impl Feed {
             pinning: self.devices.first().and_then(|device| cuda::pinning(*device)),
             cancel: cancel.clone(),
         }
+    }
+}
+
+/// The sizes that a training image passes through on its way to an input of side `input`.
+fn geometry(data: &DataConfig, input: usize) -> Geometry {
+    Geometry {
+        resize: data.resize as u32,
+        pad: data.pad as u32,
+        crop: data.crop_side(input) as u32,
+    }
+}
+
+/// The sizes that a test image passes through. Its centre is cut from the image as it is; ten crops need room to
+/// move and get the padding of training.
+#[must_use]
+pub fn test_geometry(data: &DataConfig, input: usize, views: Views) -> Geometry {
+    let padded = geometry(data, input);
+    match views {
+        Views::Centre => Geometry { pad: 0, ..padded },
+        Views::Ten => padded,
     }
 }
 

@@ -39,9 +39,43 @@ impl FolderLock {
         }
     }
 
+    /// Says in the log, where it keeps nobody out, that people have to: no other process may be `doing` the folder
+    /// `dir`.
+    pub fn warn_without_effect(&self, dir: &Path, doing: &str) {
+        if let Some(text) = warning(self.effect, dir, doing) {
+            tracing::warn!("{text}");
+        }
+    }
+
     /// Whether it keeps anybody out.
     #[must_use]
     pub fn effect(&self) -> Effect {
         self.effect
+    }
+}
+
+fn warning(effect: Effect, dir: &Path, doing: &str) -> Option<String> {
+    (effect == Effect::None).then(|| {
+        format!(
+            "{}: its file system has no locks, so nothing keeps out other processes; see to it that none is \
+             {doing} it",
+            dir.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_without_effect_is_said_and_one_that_works_is_not() {
+        let dir = Path::new("runs/net");
+        assert_eq!(warning(Effect::Exclusive, dir, "training in"), None);
+        let text = warning(Effect::None, dir, "training in").expect("nobody is kept out");
+        assert!(
+            text.starts_with("runs/net: ") && text.ends_with("none is training in it"),
+            "{text}"
+        );
     }
 }

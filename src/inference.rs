@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use tch::{Kind, Tensor};
 
 use crate::checkpoint;
-use crate::cli::{EvalArgs, PredictArgs, Views as ViewsArg};
+use crate::cli::{EvalArgs, PredictArgs};
 use crate::colours::Colours;
 use crate::config::Mode;
 use crate::data::Views;
@@ -20,13 +20,6 @@ use crate::run::{self, Handout};
 use crate::stdout;
 use crate::train::Worker;
 use crate::trained::Trained;
-
-fn views(views: ViewsArg) -> Views {
-    match views {
-        ViewsArg::Centre => Views::Centre,
-        ViewsArg::Ten => Views::Ten,
-    }
-}
 
 /// Evaluates a model on every image of a test split once, and prints the result.
 ///
@@ -48,7 +41,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     if let Some(precision) = args.precision {
         config.train.precision = precision;
     }
-    let views = views(args.views);
+    let views = args.views;
     let world = run::world(&model.config)?;
     let feed = Feed::open(&model.config, model.arch.input as usize, &world.devices)?;
     let (expected, found) = (&model.classes, feed.train.classes());
@@ -88,7 +81,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
 pub fn predict(args: &PredictArgs) -> Result<()> {
     let mut model = Trained::load(&args.model)?;
     model.config.devices.device = args.device;
-    let views = views(args.views);
+    let views = args.views;
     let world = run::world(&model.config)?;
     let name = |(i, id): (usize, &String)| Class {
         id: id.clone(),

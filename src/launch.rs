@@ -21,6 +21,7 @@ use crate::cancel::Cancel;
 use crate::collective::Collective;
 use crate::collective::watchdog::{Aborts, Watchdog};
 use crate::exit::{Coded, Exit, exit_of, in_words};
+use crate::panics;
 use crate::topology::Topology;
 use crate::torch_ext::cuda::Stay;
 use axes::Axes;
@@ -276,15 +277,7 @@ impl World {
 /// The result of `work`, or its panic as an error: a thread that merely died would be waited for.
 fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_message(&*panic))))
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
+        .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panics::message(&*panic))))
 }
 
 #[cfg(test)]

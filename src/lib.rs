@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod net;
 pub mod optim;
 pub mod pack;
+pub mod panics;
 pub mod params;
 pub mod pretrained;
 pub mod progress;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::canonical::Tensors;
 use crate::checkpoint::read_tensors;
@@ -64,14 +64,19 @@ pub fn read(path: &Path, specs: &[ParamSpec]) -> Result<Pretrained> {
     };
     for (name, tensor) in file {
         let canonical = canonical_name(&name);
-        if specs.iter().any(|spec| spec.name == canonical) {
-            found.insert(canonical, tensor);
-        } else {
+        if !specs.iter().any(|spec| spec.name == canonical) {
             result.left_over.push(name);
+            continue;
+        }
+        if let Some((first, _)) = found.insert(canonical.clone(), (name.clone(), tensor)) {
+            bail!(
+                "{}: holds {canonical} twice, as {first} and as {name}; remove one of them from the file",
+                path.display()
+            );
         }
     }
     for spec in specs {
-        let Some(tensor) = found.remove(&spec.name) else {
+        let Some((_, tensor)) = found.remove(&spec.name) else {
             result.missing.push(spec.name.clone());
             continue;
         };
@@ -90,13 +95,21 @@ pub fn read(path: &Path, specs: &[ParamSpec]) -> Result<Pretrained> {
         );
         result.replaced.push(spec.name.clone());
     }
-    ensure!(
-        !result.weights.is_empty(),
-        "{} has no weights of this network: it holds {}, and names such as conv1.weight or \
-         features.0.weight were expected",
-        path.display(),
-        result.left_over.join(", ")
-    );
+    if result.weights.is_empty() {
+        let held = match (result.replaced.as_slice(), result.left_over.as_slice()) {
+            ([], []) => "nothing".into(),
+            ([], others) => others.join(", "),
+            (head, []) => format!("{} for another number of classes", head.join(", ")),
+            (head, others) => {
+                format!("{} for another number of classes, {}", head.join(", "), others.join(", "))
+            }
+        };
+        bail!(
+            "{} has no weights that this network can start from: it holds {held}; names such as conv1.weight or \
+             features.0.weight were expected",
+            path.display()
+        );
+    }
     Ok(result)
 }
 
@@ -164,6 +177,30 @@ mod tests {
     fn a_file_without_weights_of_the_network_is_refused_with_its_names() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let error = read(&file(dir.path(), &[]), &specs(10)).err().expect("nothing fits");
-        assert!(error.to_string().contains("num_batches"), "{error}");
+        assert!(error.to_string().contains("it holds num_batches;"), "{error}");
+    }
+
+    #[test]
+    fn a_file_with_nothing_but_a_head_of_other_classes_is_refused_as_that() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("head.safetensors");
+        let bias = Tensor::ones([1000], (Kind::Float, Device::Cpu));
+        Tensor::write_safetensors(&[("fc8.bias", bias)], &path).expect("writable");
+        let error = read(&path, &specs(10)).err().expect("nothing fits");
+        let held = "it holds fc8.bias for another number of classes;";
+        assert!(error.to_string().contains(held), "{error}");
+    }
+
+    #[test]
+    fn two_tensors_of_one_parameter_are_refused_with_both_names() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("twice.safetensors");
+        let bias = || Tensor::ones([64], (Kind::Float, Device::Cpu));
+        let names = ["conv1.bias", "features.0.bias"].map(|name| (name, bias()));
+        Tensor::write_safetensors(&names, &path).expect("writable");
+        let error = read(&path, &specs(10)).err().expect("which is it?").to_string();
+        for part in ["conv1.bias twice", "as features.0.bias", "as conv1.bias"] {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
     }
 }

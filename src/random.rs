@@ -4,7 +4,8 @@
 //! saved to resume, and the number of devices, workers or threads cannot change a result. The module
 //! knows nothing of what the numbers are for beyond the names in [`Purpose`].
 
-/// What a stream of numbers is used for; streams of different purposes never overlap.
+/// What a stream of numbers is used for. Streams of different purposes begin at unrelated places among 2^64, and
+/// overlap by chance only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {

@@ -77,6 +77,7 @@ impl RunFolder {
     fn own(path: PathBuf) -> Result<Self> {
         let advice = "wait for its end, or choose another folder with --name";
         let lock = FolderLock::take(&path, "training in", advice)?;
+        lock.warn_without_effect(&path, "training in");
         Ok(Self { path, _lock: lock })
     }
 

@@ -53,7 +53,7 @@ pub fn run(args: &StatsArgs, screen: &Screen) -> Result<Exit> {
 fn output(args: &StatsArgs) -> Result<PathBuf> {
     let path = match &args.output {
         Some(path) => path.clone(),
-        None if args.data.is_dir() || !args.data.exists() => args.data.join(Stats::FILE),
+        None if !args.data.is_file() => data::home(&args.data).join(Stats::FILE),
         None => {
             let error = anyhow!(
                 "{} is no folder to leave {} in; say where it goes with --output",

@@ -12,7 +12,8 @@ use crate::canonical::Shared;
 use crate::checkpoint;
 use crate::colours::Colours;
 use crate::config::{Config, DevicesConfig, Override, Resume};
-use crate::data::{Geometry, Views, load_views};
+use crate::data::{Views, load_views};
+use crate::feed;
 use crate::launch::{Place, World};
 use crate::net::arch::Architecture;
 use crate::params::ParamSpec;
@@ -76,12 +77,9 @@ impl Trained {
     /// # Errors
     /// If the file cannot be read or is no image.
     pub fn views_of(&self, image: &Path, colours: &Colours, views: Views) -> Result<Tensor> {
-        let data = &self.config.data;
-        let side = data.crop_side(self.arch.input as usize) as u32;
-        let pad = if views == Views::Ten { data.pad as u32 } else { 0 };
-        let geometry = Geometry { resize: data.resize as u32, pad, crop: side };
+        let geometry = feed::test_geometry(&self.config.data, self.arch.input as usize, views);
         let floats = load_views(image, &geometry, &colours.normalisation, views)?;
-        let side = i64::from(side);
+        let side = i64::from(geometry.crop);
         Ok(Tensor::from_slice(&floats).f_view([-1, side, side, 3])?)
     }
 }

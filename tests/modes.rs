@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alexnet_mgpu::canonical::Tensors;
 use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Finish, Gpus, Mode, Precision, Wire};
 use alexnet_mgpu::data::{Batch, GeneratedSpec, Pixels, generate};
-use alexnet_mgpu::run::{architecture, weights_after, worker, world};
+use alexnet_mgpu::run::{architecture, drawn, weights_after, worker, world};
 use alexnet_mgpu::verify::{TOLERANCE, config, differences};
 
 /// A folder of images, and a run over them that uses the devices of `run`.

@@ -1,40 +1,28 @@
 //! `alexnet-mgpu pack` as its users meet it: the same files however often it was interrupted, and
 //! nothing of anybody else's touched. Every case runs the real binary.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use alexnet_mgpu::data::Split;
 use alexnet_mgpu::data::packed::Manifest;
-use alexnet_mgpu::data::{GeneratedSpec, Split, generate};
 use alexnet_mgpu::random::{Key, Purpose};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_alexnet-mgpu");
-
-/// A folder with generated images and room for packs.
-struct Desk {
-    dir: tempfile::TempDir,
-}
+use common::{Desk, PROGRAM, ends, fails, stderr};
 
 impl Desk {
     fn new(num_train: usize, num_test: usize) -> Self {
-        let desk = Self { dir: tempfile::tempdir().expect("a temporary folder") };
-        let spec = GeneratedSpec { seed: 1, size: 40, num_train, num_test };
-        generate(&desk.path("images"), &spec).expect("a writable folder");
-        desk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        Self::with_images(40, num_train, num_test)
     }
 
     /// `pack images DST`, with `--size 32 --shard-images 20` unless `args` say otherwise.
     fn pack(&self, dst: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.current_dir(self.dir.path()).args(["pack", "images", dst]);
+        let mut command = self.command(&["pack", "images", dst]);
         if !args.contains(&"--size") {
             command.args(["--size", "32"]);
         }
@@ -46,25 +34,12 @@ impl Desk {
     }
 
     fn verify(&self, dst: &str) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.current_dir(self.dir.path()).args(["pack", "--verify", dst]);
-        command
+        self.command(&["pack", "--verify", dst])
     }
 
     fn manifest(&self, dst: &str) -> Manifest {
         let manifest = Manifest::read(&self.path(dst)).expect("readable");
         manifest.expect("there is one")
-    }
-
-    /// The training images, in the order of the source.
-    fn images(&self) -> Vec<PathBuf> {
-        let list = |dir: &Path| {
-            let entries = fs::read_dir(dir).expect("a folder");
-            let mut paths: Vec<_> = entries.map(|entry| entry.expect("readable").path()).collect();
-            paths.sort();
-            paths
-        };
-        list(&self.path("images/train")).iter().flat_map(|class| list(class)).collect()
     }
 }
 
@@ -84,28 +59,6 @@ fn same_files(a: &Path, b: &Path) {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     for (name, bytes) in &a {
         assert!(*bytes == b[name], "{name} differs");
-    }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// What it says, if it ends with `code`.
-#[track_caller]
-fn ends(command: &mut Command, code: i32) -> String {
-    let output = command.output().expect("the program starts");
-    let text = stderr(&output);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(!text.contains("panicked"), "{text}");
-    text
-}
-
-#[track_caller]
-fn fails(command: &mut Command, code: i32, parts: &[&str]) {
-    let text = ends(command, code);
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
 }
 
@@ -244,8 +197,7 @@ fn folders_of_something_else_are_refused_and_left_as_they_are() {
     let elsewhere = Desk::new(70, 20);
     let src = elsewhere.path("images");
     let src = src.to_str().expect("plain");
-    let mut other_source = Command::new(PROGRAM);
-    other_source.current_dir(desk.dir.path()).args(["pack", src, "dst"]);
+    let mut other_source = desk.command(&["pack", src, "dst"]);
     other_source.args(["--size", "32", "--shard-images", "20"]);
     for (command, parts) in [
         (&mut desk.pack("dst", &["--size", "24"]), &["--size 32", "choose another"][..]),
@@ -256,6 +208,12 @@ fn folders_of_something_else_are_refused_and_left_as_they_are() {
     ] {
         fails(command, 2, parts);
     }
+    let image = &desk.images()[0];
+    let bytes = fs::read(image).expect("an image");
+    fs::copy(&desk.images()[1], image).expect("writable");
+    fails(&mut desk.pack("dst", &[]), 2, &["other images of these names", "training image 0"]);
+    fs::write(image, bytes).expect("writable");
+    ends(&mut desk.pack("dst", &[]), 0);
     assert_eq!(files(&desk.path("dst")), before);
     assert!(!desk.path("new").exists());
     let lock = File::open(desk.path("dst")).expect("a folder");
@@ -293,11 +251,8 @@ fn a_full_disk_is_an_error_with_advice_and_no_loss() {
     let desk = Desk::new(200, 20);
     let args = ["--size", "64", "--shard-images", "80"];
     ends(&mut desk.pack("whole", &args), 0);
-    // Files end at 512 KiB (1024 blocks of 512 bytes): the first shard does not fit.
-    let mut full = Command::new("sh");
-    full.current_dir(desk.dir.path())
-        .args(["-c", "trap '' XFSZ; ulimit -f 1024; exec \"$0\" \"$@\"", PROGRAM])
-        .args(desk.pack("dst", &args).get_args());
+    // The first shard does not fit.
+    let mut full = desk.on_full_disk(&desk.pack("dst", &args), 512 << 10);
     fails(&mut full, 1, &["cannot write", "free some space", "same command"]);
     ends(&mut desk.pack("dst", &args), 0);
     same_files(&desk.path("whole"), &desk.path("dst"));

@@ -1,21 +1,22 @@
 //! Reading what `alexnet-mgpu pack` wrote: training on it is training on the source, and whatever is
 //! wrong with its files is said before anything is read from them.
 
+mod common;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use alexnet_mgpu::cancel::Cancel;
 use alexnet_mgpu::data::{
-    Augment, Batch, Delivery, EvalLoader, Form, Geometry, LightingScale, Loader, Normalisation,
-    Order, Output, Split, TrainLoader, Views, open, open_both,
+    Augment, BadImages, Batch, EvalLoader, Geometry, LightingScale, Loader, Normalisation, Order,
+    Output, Pixels, Split, TrainLoader, Views, open, open_both,
 };
+use common::{PROGRAM, delivery, succeeds};
 use jpeg_encoder::{ColorType, Encoder};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_alexnet-mgpu");
 const NUM_IMAGES: usize = 24;
 
 /// An image folder of photographs, real ones if `ALEXNET_TEST_PHOTOGRAPHS` names a tar file of them: three
@@ -66,22 +67,8 @@ fn picture(width: u16, height: u16) -> Vec<u8> {
 /// Packs `src` into a new folder.
 fn pack(src: &Path, args: &[&str]) -> TempDir {
     let dst = tempfile::tempdir().expect("a temporary folder");
-    let output = Command::new(PROGRAM).arg("pack").args([src, dst.path()]).args(args).output();
-    let output = output.expect("the program starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    succeeds(Command::new(PROGRAM).arg("pack").args([src, dst.path()]).args(args));
     dst
-}
-
-fn delivery(batch: usize, output: Output) -> Delivery {
-    Delivery {
-        shares: std::iter::once(0..batch).collect(),
-        consumers_per_share: 1,
-        workers: 2,
-        depth: 2,
-        form: Form::Finished(output),
-        pinning: None,
-        cancel: Cancel::default(),
-    }
 }
 
 fn drain(loader: Loader) -> Vec<Arc<Batch>> {
@@ -103,7 +90,7 @@ fn training(path: &Path, resize: u32, output: Output) -> Vec<Arc<Batch>> {
         source: open(path, Split::Train).unwrap_or_else(|error| panic!("{error}")),
         order: Order::Shuffled,
         geometry: Geometry { resize, pad: 0, crop: 227 },
-        recipe: Augment::Paper.recipe(LightingScale::Std),
+        variation: Augment::Paper.variation(LightingScale::Std),
         normalisation: NORMALISATION,
         seed: 5,
         batch: 6,
@@ -116,13 +103,14 @@ fn training(path: &Path, resize: u32, output: Output) -> Vec<Arc<Batch>> {
 
 /// The ten views of every test image.
 fn testing(path: &Path) -> Vec<Arc<Batch>> {
+    let source = open_both(path).unwrap_or_else(|error| panic!("{error}")).1;
     let loader = EvalLoader {
-        source: open_both(path).unwrap_or_else(|error| panic!("{error}")).1,
+        bad: Arc::new(BadImages::new(source.len(), 0.0)),
+        source,
         geometry: Geometry { resize: 256, pad: 0, crop: 227 },
         normalisation: NORMALISATION,
         views: Views::Ten,
         batch: 4,
-        max_bad_fraction: 0.0,
     };
     drain(loader.spawn(delivery(4, Output::F32)).expect("a good set"))
 }
@@ -164,8 +152,8 @@ fn packed_jpeg_files_make_nearly_the_batches_of_their_source() {
     let found = training(packed.path(), 256, Output::U8);
     for (a, b) in expected.iter().zip(&found) {
         assert_eq!(a.labels, b.labels);
-        let (a, b) = (a.images.to_f32(), b.images.to_f32());
-        let sum: f64 = a.iter().zip(&b).map(|(a, b)| f64::from((a - b) * (a - b))).sum();
+        let (Pixels::U8(a), Pixels::U8(b)) = (&a.images, &b.images) else { panic!("not bytes") };
+        let sum: f64 = a.iter().zip(b).map(|(&a, &b)| f64::from(a.abs_diff(b)).powi(2)).sum();
         let rms = (sum / a.len() as f64).sqrt();
         assert!(rms > 0.0 && rms < 8.0, "quality 90 differs by {rms} grey levels");
     }

@@ -1,51 +1,32 @@
 //! Fitted statistics from the command that fits them to a model that no longer needs them. Every case
 //! runs the real binary.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use alexnet_mgpu::checkpoint;
-use alexnet_mgpu::data::{GeneratedSpec, Stats, generate};
-
-/// A folder with images and room for runs.
-struct Desk {
-    dir: tempfile::TempDir,
-}
+use alexnet_mgpu::data::Stats;
+use common::{Desk, stderr, succeeds};
 
 impl Desk {
     fn new() -> Self {
-        let desk = Self { dir: tempfile::tempdir().expect("a temporary folder") };
-        let spec = GeneratedSpec { seed: 1, size: 40, num_train: 40, num_test: 10 };
-        generate(&desk.path("images"), &spec).expect("a writable folder");
-        desk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    #[track_caller]
-    fn run(&self, args: &[&str]) -> Output {
-        let program = env!("CARGO_BIN_EXE_alexnet-mgpu");
-        let run = Command::new(program).current_dir(self.dir.path()).args(args).output();
-        run.expect("the program starts")
+        Self::with_images(40, 40, 10)
     }
 
     /// Standard output of a command that succeeds.
     #[track_caller]
     fn output(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
+        String::from_utf8(succeeds(&mut self.command(args)).stdout).expect("text")
     }
 
     /// Standard error of a command that fails.
     #[track_caller]
     fn error(&self, args: &[&str]) -> String {
-        let output = self.run(args);
+        let output = self.command(args).output().expect("the program starts");
         assert!(!output.status.success(), "{args:?} succeeded");
-        String::from_utf8(output.stderr).expect("text")
+        stderr(&output)
     }
 
     /// The flags of a training run with fitted statistics and the mean image.
@@ -99,16 +80,37 @@ fn statistics_lie_with_the_data_and_do_not_depend_on_the_threads() {
 #[test]
 fn a_place_that_cannot_be_written_or_is_no_folder_is_named_before_any_work() {
     let desk = Desk::new();
+    // An image that is looked at is named in a warning.
+    let image = desk.path("images/train/rings/000000.jpg");
+    fs::write(&image, "no image").expect("made above");
+    let tolerant = ["stats", "images", "--max-bad-fraction", "0.5", "--output", "s"];
+    let seen = stderr(&succeeds(&mut desk.command(&tolerant)));
+    assert!(seen.contains("000000.jpg"), "{seen}");
     let error = desk.error(&["stats", "images", "--output", "/proc/stats.safetensors"]);
     assert!(error.contains("/proc/stats.safetensors") && error.contains("--output"), "{error}");
     let error = desk.error(&["stats", "images", "--output", "missing/stats.safetensors"]);
     assert!(error.contains("missing/stats.safetensors"), "{error}");
-    assert!(!error.contains(" images in "), "no image was looked at: {error}");
+    assert!(!error.contains("000000.jpg"), "no image was looked at: {error}");
     fs::write(desk.path("train.tar"), "").expect("writable");
     let error = desk.error(&["stats", "train.tar"]);
     assert!(error.contains("train.tar is no folder") && error.contains("--output"), "{error}");
     let error = desk.error(&["stats", "nothing"]);
     assert!(error.contains("nothing: no such folder"), "{error}");
+}
+
+#[test]
+fn statistics_of_a_pattern_lie_beside_its_shards_and_training_finds_them_there() {
+    let desk = Desk::new();
+    let pack = ["pack", "images", "my set", "--format", "jpeg", "--size", "32"];
+    desk.output(&[&pack[..], &["--shard-images", "20"]].concat());
+    let pattern = "my set/train-{00000..00001}-of-00002.tar";
+    let training = desk.training(&["--data", pattern, "--set", "train.max_steps=1"]);
+    let error = desk.error(&training);
+    let command = format!("`alexnet-mgpu stats '{pattern}' --resize 32`");
+    assert!(error.contains(&command), "{error}");
+    desk.output(&["stats", pattern, "--resize", "32"]);
+    assert!(desk.path("my set").join(Stats::FILE).is_file());
+    desk.output(&training);
 }
 
 #[test]

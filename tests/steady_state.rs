@@ -2,17 +2,18 @@
 //! allocator.
 #![allow(unsafe_code)]
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use alexnet_mgpu::cancel::Cancel;
 use alexnet_mgpu::colours::Colours;
 use alexnet_mgpu::config::Config;
 use alexnet_mgpu::data::{
-    self, Augment, Delivery, Form, GeneratedSpec, Geometry, Loader, Order, Output, Split,
-    TrainLoader,
+    self, Augment, GeneratedSpec, Geometry, Loader, Order, Output, Split, TrainLoader,
 };
+use common::delivery;
 
 /// The system's allocator, and how often it was asked.
 struct Counting;
@@ -53,7 +54,7 @@ fn load(path: &Path, augment: Augment, output: Output) -> Loader {
         source: data::open(path, Split::Train).expect("a good set"),
         order: Order::Shuffled,
         geometry: Geometry { resize: 48, pad: 0, crop: 40 },
-        recipe: augment.recipe(colours.lighting),
+        variation: augment.variation(colours.lighting),
         normalisation: colours.normalisation,
         seed: 1,
         batch: BATCH,
@@ -61,16 +62,7 @@ fn load(path: &Path, augment: Augment, output: Output) -> Loader {
         last_step: None,
         max_bad_fraction: 0.0,
     };
-    let delivery = Delivery {
-        shares: std::iter::once(0..BATCH).collect(),
-        consumers_per_share: 1,
-        workers: 2,
-        depth: 2,
-        form: Form::Finished(output),
-        pinning: None,
-        cancel: Cancel::default(),
-    };
-    loader.spawn(delivery).expect("threads start")
+    loader.spawn(delivery(BATCH, output)).expect("threads start")
 }
 
 /// Takes batches; the allocations meanwhile.

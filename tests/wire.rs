@@ -8,7 +8,7 @@ use std::sync::Arc;
 use alexnet_mgpu::config::{Arch, Config, DeviceChoice, Gpus, Mode, Precision, Wire};
 use alexnet_mgpu::data::{Batch, GeneratedSpec, Pixels, generate};
 use alexnet_mgpu::progress::{LogFile, Screen};
-use alexnet_mgpu::run::{architecture, worker, world};
+use alexnet_mgpu::run::{architecture, drawn, worker, world};
 use alexnet_mgpu::{session, verify};
 
 /// Bytes of a value in fp32 and in bf16.
@@ -115,7 +115,7 @@ fn sent(net: &Net, mode: Mode, n: usize, batch: usize, wire: Wire, precision: Pr
         let images = Pixels::F32(vec![1.0; num_values]);
         let labels = vec![0; share.len()];
         let batch = Arc::new(Batch::standalone(share.start, images, labels));
-        let done = worker(&config, &arch, &world, place)?.step(&batch, 0, 1e-6)?;
+        let done = worker(&config, &arch, &world, place, drawn(&config))?.step(&batch, 0, 1e-6)?;
         Ok(done.expect("a CPU reports at once").wire_bytes as usize)
     });
     let sent = sent.expect("a step");

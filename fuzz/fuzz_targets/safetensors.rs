@@ -1,4 +1,5 @@
-//! The header of a checkpoint, as `checkpoint::read_tensors` reads it before any tensor is made.
+//! The header of a safetensors file, as the library that the program reads it with takes it apart. What
+//! `checkpoint::read_tensors` then makes of it needs libtorch and is not run here.
 #![no_main]
 
 use safetensors::SafeTensors;

@@ -8,6 +8,8 @@ pub mod data;
 #[path = "../../src/folder_lock.rs"]
 pub mod folder_lock;
 pub mod kernels;
+#[path = "../../src/panics.rs"]
+pub mod panics;
 #[path = "../../src/random.rs"]
 pub mod random;
 #[path = "../../src/replace.rs"]

@@ -43,7 +43,7 @@ pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
         source: data::open(&data, Split::Train)?,
         order: Order::Shuffled,
         geometry,
-        recipe: args.augment.recipe(colours.lighting),
+        variation: args.augment.variation(colours.lighting),
         normalisation: colours.normalisation,
         seed: 1,
         batch: args.batch,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, builder::RangedU64ValueParser};
 
 use super::{fraction, positive, threads};
+use crate::data::Geometry;
 use crate::data::packed::Format;
 
 /// The flags of `pack`.
@@ -23,7 +24,7 @@ pub struct PackArgs {
     pub format: Format,
     /// The side of the stored squares
     #[arg(long, value_name = "PIXELS", default_value = "256")]
-    #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(1..=4096))]
+    #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(Geometry::MAX_SIDE)))]
     pub size: u32,
     /// The quality of JPEG files, 1 to 100 [default: 90]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u8>::new().range(1..=100))]

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, builder::RangedU64ValueParser};
 
 use super::{fraction, positive, threads};
+use crate::data::Geometry;
 
 /// The flags of `stats`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-The file goes into the data folder, where training finds it with --set data.stats=fitted; \
+The file goes into the data folder, beside the shards of a pattern, where training finds it with --set data.stats=fitted; \
 --set data.mean=image then subtracts the mean image as the paper did. The result depends on the \
 images, --resize and --limit only, not on the number of threads.")]
 pub struct StatsArgs {
@@ -17,7 +18,7 @@ pub struct StatsArgs {
     pub data: PathBuf,
     /// The shorter side after resizing, as data.resize in training; 0: as stored
     #[arg(long, value_name = "PIXELS", default_value = "256")]
-    #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(0..=4096))]
+    #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(0..=u64::from(Geometry::MAX_SIDE)))]
     pub resize: u32,
     /// Look at N images only, evenly spaced over the training split
     #[arg(long, value_name = "N", value_parser = positive())]

@@ -12,14 +12,12 @@ use super::{
         Config, DataConfig, DevicesConfig, NetConfig, RunConfig, ScheduleConfig, TrainConfig,
     },
 };
-use crate::data::{Augment, GeneratedSpec};
+use crate::data::{Augment, GeneratedSpec, Geometry};
 
 /// More threads than this is a slip of the finger.
 pub(crate) const MAX_THREADS: usize = 4096;
 /// More epochs than this is one, too; and steps can be counted.
 const MAX_EPOCHS: usize = 1_000_000_000;
-/// The largest side of an image, in pixels, that the recipe may ask for.
-const MAX_SIDE: usize = 4096;
 /// More batches than this in flight would only fill memory.
 const MAX_DEPTH: usize = 256;
 
@@ -135,9 +133,10 @@ fn net(net: &NetConfig) -> Check {
 }
 
 fn data(data: &DataConfig) -> Check {
-    at_most("data.resize", data.resize, MAX_SIDE)?;
-    at_most("data.crop", data.crop, MAX_SIDE)?;
-    at_most("data.pad", data.pad, MAX_SIDE)?;
+    let max_side = Geometry::MAX_SIDE as usize;
+    at_most("data.resize", data.resize, max_side)?;
+    at_most("data.crop", data.crop, max_side)?;
+    at_most("data.pad", data.pad, max_side)?;
     require(
         data.resize == 0 || data.crop <= data.resize,
         "data.crop",

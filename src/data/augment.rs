@@ -36,7 +36,7 @@ pub enum Augment {
 impl Augment {
     /// What the name stands for; `lighting` matters where there is any.
     #[must_use]
-    pub fn recipe(self, lighting: impl Into<Lighting>) -> Recipe {
+    pub fn variation(self, lighting: impl Into<Lighting>) -> Variation {
         let (crop, flip, lighting) = match self {
             Self::Paper => (CropAt::Random, Flip::Random, Some(lighting.into())),
             Self::Torchvision => (CropAt::Part, Flip::Random, None),
@@ -44,7 +44,7 @@ impl Augment {
             Self::Flip => (CropAt::Centre, Flip::Random, None),
             Self::None => (CropAt::Centre, Flip::Never, None),
         };
-        Recipe { crop, flip, lighting }
+        Variation { crop, flip, lighting }
     }
 }
 
@@ -70,7 +70,7 @@ pub enum Flip {
 
 /// How training images are varied.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Recipe {
+pub struct Variation {
     /// The position of the crop.
     pub crop: CropAt,
     /// Reflection.
@@ -93,8 +93,8 @@ impl Showing {
     }
 }
 
-impl Recipe {
-    /// Whether the recipe can be followed with these sizes and this normalisation.
+impl Variation {
+    /// Whether images can be varied so with these sizes and this normalisation.
     ///
     /// # Errors
     /// [`DataError::Geometry`] if parts of an image are to be padded, or to have a mean image, which

@@ -31,17 +31,11 @@ pub struct EvalLoader {
     pub views: Views,
     /// Images (not views) in a global batch.
     pub batch: usize,
-    /// The fraction of images that may be bad (see [`BadImages::new`]); 0.01 is a good default.
-    pub max_bad_fraction: f64,
+    /// The bad images of the split, also those that other loaders of it have met: each is named once.
+    pub bad: Arc<BadImages>,
 }
 
 impl EvalLoader {
-    /// Batches that every consumer gets.
-    #[must_use]
-    pub fn num_batches(&self) -> u64 {
-        self.source.len().div_ceil(self.batch) as u64
-    }
-
     /// Starts loading. The shares together must cover the batch for every image to be seen.
     ///
     /// # Errors
@@ -55,14 +49,12 @@ impl EvalLoader {
         delivery.form.check(&self.normalisation)?;
         assert!(self.batch > 0, "an evaluation batch has images");
         let batch = self.batch;
-        let bad = Arc::new(BadImages::new(self.source.len(), self.max_bad_fraction));
-        spawn(EvalFiller { config: self, bad, start: 0, end: 0 }, batch, delivery)
+        spawn(EvalFiller { config: self, start: 0, end: 0 }, batch, delivery)
     }
 }
 
 struct EvalFiller {
     config: EvalLoader,
-    bad: Arc<BadImages>,
     /// The images of the current batch.
     start: usize,
     end: usize,
@@ -99,7 +91,7 @@ impl Filler for EvalFiller {
         let loaded = match worker.load(&**source, sample, drawing) {
             Ok(loaded) => loaded,
             Err(reason) => {
-                self.bad.note(&**source, sample, reason);
+                self.config.bad.note(&**source, sample, reason);
                 return Ok(None);
             }
         };
@@ -109,6 +101,6 @@ impl Filler for EvalFiller {
     }
 
     fn bad(&self) -> &Arc<BadImages> {
-        &self.bad
+        &self.config.bad
     }
 }

@@ -41,14 +41,17 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Scans `root/val` or `root/test`, if there is either, for images of the `classes` of `train`.
+    /// Scans `root/name`, if it is there, for images of the `classes` of `train`.
     pub(super) fn test(
         root: &Path,
+        name: &str,
         train: &Path,
         classes: &[OsString],
     ) -> Result<Option<Self>, DataError> {
-        let dir = ["val", "test"].map(|name| root.join(name)).into_iter().find(|dir| dir.is_dir());
-        let Some(dir) = dir else { return Ok(None) };
+        let dir = root.join(name);
+        if !dir.is_dir() {
+            return Ok(None);
+        }
         let found = sorted_names(&dir, is_dir)?;
         if found.is_empty() {
             return Self::flat_test(root, &dir, classes).map(Some);

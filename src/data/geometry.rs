@@ -24,8 +24,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The largest side of any of the three.
-    const MAX: u32 = 4096;
+    /// The largest of any of the three, and the largest side of packed images.
+    pub const MAX_SIDE: u32 = 4096;
 
     /// Whether the sizes fit each other.
     ///
@@ -33,8 +33,8 @@ impl Geometry {
     /// [`DataError::Geometry`] if the crop is zero or larger than the padded frame.
     pub fn check(&self) -> Result<(), DataError> {
         let Self { resize, pad, crop } = *self;
-        let reason = if resize > Self::MAX || pad > Self::MAX || crop > Self::MAX {
-            format!("resize {resize}, pad {pad} and crop {crop} must be at most {}", Self::MAX)
+        let reason = if resize > Self::MAX_SIDE || pad > Self::MAX_SIDE || crop > Self::MAX_SIDE {
+            format!("resize {resize}, pad {pad} and crop {crop} must be at most {}", Self::MAX_SIDE)
         } else if crop == 0 {
             "crop must be at least 1".into()
         } else if resize > 0 && crop > resize + 2 * pad {

@@ -5,18 +5,17 @@
 
 use super::archive::walk;
 use super::cifar::{CIFAR10_BINARY, CIFAR10_PYTHON, CIFAR100_BINARY, Cifar};
-use super::class_names::{ClassList, Classes};
 use super::cover::{Needed, Window};
 use super::decode::{Decoder, Image};
 use super::geometry::Geometry;
 use super::packed::manifest::Manifest;
-use super::packed::records::Content as RecordsContent;
+use super::packed::records::RecordsContent;
 use super::pickle::Pickle;
 use super::shards::index_shard;
 use super::source::Source;
 use super::stats::Stats;
 use super::worker::Worker;
-use super::{braces, matlab, validation};
+use super::{braces, class_names, matlab, validation};
 
 /// Walks a tar.
 pub fn tar(bytes: &[u8]) -> Result<(), String> {
@@ -96,13 +95,10 @@ pub fn matlab(bytes: &[u8]) -> Result<(), String> {
 /// Reads a list of class names, in the form that its first character tells.
 pub fn class_names(bytes: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(bytes);
-    let list = match text.starts_with('{') {
-        true => ClassList::from_json(&text)?,
-        false => ClassList::from_lines(&text)?,
-    };
-    let Classes { ids, names } = list.into_classes();
-    assert_eq!(ids.len(), names.len());
-    Ok(())
+    match text.starts_with('{') {
+        true => class_names::from_json(&text).map(drop),
+        false => class_names::from_lines(&text).map(drop),
+    }
 }
 
 /// Reads the labels of validation images in each of their forms.

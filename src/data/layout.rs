@@ -55,6 +55,18 @@ pub fn kind(path: &Path) -> Result<&'static str, DataError> {
     })
 }
 
+/// The folder that belongs to the image set at `path`: itself, or the one that all shards of a pattern lie in
+/// or below.
+#[must_use]
+pub fn home(path: &Path) -> PathBuf {
+    let pattern = path.to_string_lossy();
+    let Some(brace) = pattern.find('{').filter(|_| !path.exists()) else { return path.into() };
+    match pattern[..brace].rfind('/') {
+        Some(slash) => PathBuf::from(&pattern[..=slash]),
+        None => PathBuf::from("."),
+    }
+}
+
 /// The kinds of image sets.
 enum Layout {
     Packed(PackedSet),
@@ -127,11 +139,15 @@ impl Layout {
 
 /// The test split beside training `classes`, which lie at `train`.
 fn test_of(root: &Path, train: &Path, classes: Vec<OsString>) -> Result<Images, DataError> {
-    if let Some(folder) = Folder::test(root, train, &classes)? {
+    if let Some(folder) = Folder::test(root, "val", train, &classes)? {
         return Ok(Arc::new(folder));
     }
-    match ilsvrc::validation(root, &classes)? {
-        Some(images) => Ok(Arc::new(images)),
+    // Before `test`, which in ILSVRC2012 has no labels.
+    if let Some(images) = ilsvrc::validation(root, &classes)? {
+        return Ok(Arc::new(images));
+    }
+    match Folder::test(root, "test", train, &classes)? {
+        Some(folder) => Ok(Arc::new(folder)),
         None => Err(DataError::NoTest { path: root.into() }),
     }
 }

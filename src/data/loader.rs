@@ -5,7 +5,6 @@
 //! and every wait can be broken by [`Cancel`]. What a batch contains is up to the [`Filler`]; the
 //! loader knows only positions within a batch.
 
-use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -25,6 +24,7 @@ use super::slot::{Batch, EXCLUDED, Pinning, Ring, Slot};
 use super::stages::{StageTotals, Stages};
 use super::worker::Worker;
 use crate::cancel::Cancel;
+use crate::panics;
 
 /// To whom batches go, and with what means.
 #[derive(Clone, Debug)]
@@ -232,7 +232,7 @@ impl<F: Filler> Producer<F> {
         let error = match result {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error),
-            Err(panic) => Some(DataError::Panicked { message: panic_message(&*panic) }),
+            Err(panic) => Some(DataError::Panicked { message: panics::message(&*panic).into() }),
         };
         if let Some(error) = error {
             let _ = outcome.set(error); // the only write
@@ -328,9 +328,4 @@ impl<F: Filler> Producer<F> {
         }
         Ok(next)
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown".into())
 }

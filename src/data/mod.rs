@@ -2,7 +2,7 @@
 //! to a device ([`Unfinished`]).
 //!
 //! The stages, in order: [`Source`] (where images lie) → [`EpochOrder`] (which comes next) →
-//! [`Decoder`] (RGB8) → [`Geometry`] and [`Recipe`] (which window, reflected or not, how lit) →
+//! [`Decoder`] (RGB8) → [`Geometry`] and [`Variation`] (which window, reflected or not, how lit) →
 //! [`Loader`] (threads, reused slots, bounded queues). A batch is a pure function of the
 //! configuration, the seed and the step: the number of workers, shares or consumers, and the step
 //! at which loading starts, change no byte of it.
@@ -61,7 +61,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use augment::{Augment, CropAt, Flip, Recipe};
+pub use augment::{Augment, CropAt, Flip, Variation};
 pub use bad::BadImages;
 pub use cover::Window;
 pub use decode::{DecodeError, Decoder, Image};
@@ -70,7 +70,7 @@ pub use eval::EvalLoader;
 pub use finish::Frame;
 pub use generated::{GeneratedSpec, generate};
 pub use geometry::Geometry;
-pub use layout::{kind, open, open_both};
+pub use layout::{home, kind, open, open_both};
 pub use lighting::{Components, Lighting, LightingScale};
 pub use loader::{BatchReceiver, Delivery, Loader, pool};
 pub use mean_image::MeanImage;
@@ -82,6 +82,6 @@ pub use slot::{Batch, Pinning};
 pub use source::{Content, Images, Source, Split};
 pub use stages::{StageTimes, Stages};
 pub use stats::{Fit, Stats};
-pub use train::TrainLoader;
+pub use train::{TrainLoader, steps_per_epoch};
 pub use unfinished::Unfinished;
 pub use views::{Views, load_views};

@@ -103,22 +103,6 @@ impl Pixels {
         self.len() == 0
     }
 
-    /// The memory they take, in bytes.
-    #[must_use]
-    pub fn num_bytes(&self) -> usize {
-        with_elements!(self, elements => size_of_val(elements.as_slice()))
-    }
-
-    /// The values as the device will see them after conversion.
-    #[must_use]
-    pub fn to_f32(&self) -> Vec<f32> {
-        match self {
-            Self::U8(elements) => elements.iter().map(|&x| f32::from(x)).collect(),
-            Self::Bf16(elements) => elements.iter().map(|x| x.to_f32()).collect(),
-            Self::F32(elements) => elements.clone(),
-        }
-    }
-
     /// Changes the length, within the memory already there when it shrinks or grows back.
     pub(super) fn resize(&mut self, len: usize) {
         with_elements!(self, elements => elements.resize(len, Default::default()));

@@ -4,7 +4,8 @@
 //! Shards are given by a pattern (`imagenet-train-{000000..000146}.tar`) or lie in a folder, or in
 //! `train/` and `val/` below it. Which split a shard belongs to is told by its name or folder:
 //! `train`, else `val` or `test`. Images keep the order of the shards. Labels count the classes of a
-//! file of class names, where one is there; else they are the classes.
+//! file of class names, where one of as many classes lies with the shards; else they are the classes.
+//! One in the folder around them may be of another set.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,14 +14,12 @@ use rayon::prelude::*;
 
 use super::archive::{Member, ReadAt, printable, walk};
 use super::braces;
-use super::class_names::{ClassList, Classes, around};
+use super::class_names::{ClassList, Classes, MAX_CLASSES};
 use super::error::DataError;
 use super::files::{is_image_extension, sorted_names};
 use super::source::Split;
 use super::tar_images::{Place, TarFile, TarImages};
 
-/// Above the number of classes of any set, so that a damaged label cannot fill the memory.
-const MAX_CLASSES: u32 = 100_000;
 /// A label, and the white space that people leave around it.
 const MAX_LABEL_BYTES: u64 = 32;
 
@@ -28,7 +27,7 @@ const MAX_LABEL_BYTES: u64 = 32;
 pub(super) struct Shards {
     /// What the user named.
     path: PathBuf,
-    /// Where class names are looked for.
+    /// Where class names are looked for: the folders of the set itself.
     dirs: Vec<PathBuf>,
     train: Vec<PathBuf>,
     test: Vec<PathBuf>,
@@ -57,18 +56,21 @@ impl Shards {
             Some(folder) if folder != Path::new("") => folder.to_path_buf(),
             _ => PathBuf::from("."),
         };
+        let mut dirs = vec![folder];
         if test.is_empty() {
-            let beside = ["val", "test"].map(|name| folder.join("..").join(name));
-            let beside = beside.into_iter().find(|dir| dir.is_dir() && folder.ends_with("train"));
-            test = match beside {
-                Some(dir) => tars(&dir)?,
-                None => by_split(&tars(&folder)?).1,
+            test = match beside_train(&dirs[0]) {
+                Some(dir) => {
+                    dirs.push(dirs[0].join(".."));
+                    tars(&dir)?
+                }
+                None => by_split(&tars(&dirs[0])?).1,
             };
         }
-        Ok(Self { path: pattern.into(), dirs: around(&folder), train, test })
+        Ok(Self { path: pattern.into(), dirs, train, test })
     }
 
-    /// The shards in a folder, if it holds any.
+    /// The shards in a folder, if it holds any; tars in it are taken for some whatever their names, so that
+    /// what is wrong with these is said. The test shards of a folder `train` may lie beside it.
     pub(super) fn in_folder(root: &Path) -> Result<Option<Self>, DataError> {
         let here = tars(root)?;
         let (mut train, mut test) = by_split(&here);
@@ -84,10 +86,18 @@ impl Shards {
                 test = below(name)?;
             }
         }
-        if train.is_empty() && test.is_empty() {
+        let mut dirs = vec![root.to_path_buf()];
+        if test.is_empty()
+            && let Some(dir) = beside_train(root)
+        {
+            dirs.push(root.join(".."));
+            test = tars(&dir)?;
+        }
+        let has_tars = !here.is_empty() && !root.join("train").is_dir();
+        if train.is_empty() && test.is_empty() && !has_tars {
             return Ok(None);
         }
-        Ok(Some(Self { path: root.into(), dirs: around(root), train, test }))
+        Ok(Some(Self { path: root.into(), dirs, train, test }))
     }
 
     /// Indexes one split; `classes` are those of the training split, if they are known already.
@@ -101,18 +111,35 @@ impl Shards {
             Split::Test => (&self.test, "val or test"),
         };
         if paths.is_empty() {
-            let problem =
-                format!("has no shards with {name} in their name; name them so, or all of them");
+            let problem = format!(
+                "has no shards with {name} in their name; rename them, or name all shards by a pattern such as \
+                 {{train,val}}-{{000..146}}.tar"
+            );
             return Err(DataError::malformed(&self.path, problem));
         }
         let files: Vec<TarFile> = paths.iter().map(|path| TarFile::new(path)).collect();
         let images = index(&files)?;
-        let known = ClassList::find(&self.dirs);
-        let classes = match (known, split, classes) {
-            (Some(list), _, _) => list.into_classes(),
-            (None, Split::Train, _) => numbered(&images),
-            (None, Split::Test, Some(ids)) => Classes::unnamed(ids.to_vec()),
-            (None, Split::Test, None) => numbered(&index(&self.train_files())?),
+        let num_classes = match (classes, split) {
+            (Some(classes), _) => classes.len(),
+            (None, Split::Train) => num_classes(&images),
+            (None, Split::Test) => num_classes(&index(&self.train_files())?),
+        };
+        let list = ClassList::find(&self.dirs);
+        let fits = |list: &ClassList| list.len() == num_classes;
+        // Where the classes are known it has been said.
+        if classes.is_none()
+            && let Some(list) = list.as_ref().filter(|list| !fits(list))
+        {
+            tracing::warn!(
+                "{}: lists {} classes, and the labels of the training images count {num_classes}; classes are \
+                 called by their numbers",
+                list.path().display(),
+                list.len()
+            );
+        }
+        let classes = match list.filter(fits) {
+            Some(list) => list.into_classes(),
+            None => Classes::unnamed((0..num_classes).map(|label| label.to_string()).collect()),
         };
         self.check(&files, &images, &classes)?;
         TarImages::new(files, images, classes)
@@ -143,6 +170,12 @@ impl Shards {
     }
 }
 
+/// The folder of the test shards beside a folder `train`, if there is one.
+fn beside_train(folder: &Path) -> Option<PathBuf> {
+    let beside = ["val", "test"].map(|name| folder.join("..").join(name));
+    beside.into_iter().find(|dir| folder.ends_with("train") && dir.is_dir())
+}
+
 /// The tars of a folder, by name.
 fn tars(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
     let is_tar = |entry: &std::fs::DirEntry| {
@@ -161,8 +194,8 @@ fn by_split(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
     (named("train"), test)
 }
 
-/// The split that a shard's name says it is of, or else its folder's. The first word counts of a name that holds
-/// several, such as `carnival-train`.
+/// The split that a shard's name says it is of, or else its folder's. Of a name that holds several words, such as
+/// `carnival-train` or `latest-val`, `train` counts before `val`, and `val` before `test`.
 fn split_of(path: &Path) -> Option<&'static str> {
     const WORDS: [&str; 3] = ["train", "val", "test"];
     let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -268,18 +301,18 @@ fn read_label(file: &dyn ReadAt, member: &Member) -> Result<u32, String> {
     file.read_at(&mut bytes, member.bytes.start)
         .map_err(|error| format!("cannot read {}: {error}", name()))?;
     let label = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
-    label.filter(|&label| label < MAX_CLASSES).ok_or_else(wrong)
+    label.filter(|&label: &u32| (label as usize) < MAX_CLASSES).ok_or_else(wrong)
 }
 
 /// The labels that occur are the classes, and those between them.
-fn numbered(images: &[Place]) -> Classes {
+fn num_classes(images: &[Place]) -> usize {
     let labels: BTreeSet<u32> = images.iter().map(|image| image.label).collect();
-    let num_classes = labels.last().map_or(0, |&label| label + 1);
-    if labels.len() < num_classes as usize {
+    let num_classes = labels.last().map_or(0, |&label| label as usize + 1);
+    if labels.len() < num_classes {
         tracing::warn!(
             "{} of the {num_classes} classes have no training image: labels count from 0",
-            num_classes as usize - labels.len()
+            num_classes - labels.len()
         );
     }
-    Classes::unnamed((0..num_classes).map(|label| label.to_string()).collect())
+    num_classes
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::augment::{Recipe, Showing};
+use super::augment::{Showing, Variation};
 use super::bad::BadImages;
 use super::error::DataError;
 use super::finish::Canvas;
@@ -31,7 +31,7 @@ pub struct TrainLoader {
     /// From image to network input.
     pub geometry: Geometry,
     /// How images are varied.
-    pub recipe: Recipe,
+    pub variation: Variation,
     /// What is subtracted, and what divides.
     pub normalisation: Normalisation,
     /// The seed of the run.
@@ -46,13 +46,21 @@ pub struct TrainLoader {
     pub max_bad_fraction: f64,
 }
 
-impl TrainLoader {
-    /// Whole batches in the set.
-    #[must_use]
-    pub fn steps_per_epoch(&self) -> u64 {
-        (self.source.len() / self.batch) as u64
+/// Whole batches of `batch` in a set of `len` images; the last, incomplete one is left out.
+///
+/// # Errors
+/// [`DataError::BatchTooLarge`] if there is none.
+///
+/// # Panics
+/// If the batch is zero.
+pub fn steps_per_epoch(len: usize, batch: usize) -> Result<u64, DataError> {
+    match len / batch {
+        0 => Err(DataError::BatchTooLarge { batch, len }),
+        num => Ok(num as u64),
     }
+}
 
+impl TrainLoader {
     /// Starts loading.
     ///
     /// # Errors
@@ -62,14 +70,11 @@ impl TrainLoader {
     /// If the batch is zero, a share reaches beyond it, or there is no consumer or worker.
     pub fn spawn(self, delivery: Delivery) -> Result<Loader, DataError> {
         self.geometry.check()?;
-        self.recipe.check(&self.geometry, &self.normalisation)?;
+        self.variation.check(&self.geometry, &self.normalisation)?;
         self.normalisation.check()?;
         delivery.form.check(&self.normalisation)?;
         let (batch, len) = (self.batch, self.source.len());
-        if batch > len {
-            return Err(DataError::BatchTooLarge { batch, len });
-        }
-        let steps_per_epoch = self.steps_per_epoch();
+        let steps_per_epoch = steps_per_epoch(len, batch)?;
         let filler = TrainFiller {
             bad: Arc::new(BadImages::new(len, self.max_bad_fraction)),
             order: EpochOrder::new(self.seed, self.start_step / steps_per_epoch, len, self.order),
@@ -101,8 +106,8 @@ impl TrainFiller {
         showing: Showing,
     ) -> Result<(usize, Loaded<'_>), DataError> {
         let sample = showing.sample;
-        let TrainLoader { geometry, recipe, .. } = &self.config;
-        let drawing = |width, height| recipe.drawing(geometry, (width, height), showing);
+        let TrainLoader { geometry, variation, .. } = &self.config;
+        let drawing = |width, height| variation.drawing(geometry, (width, height), showing);
         let source = &*self.config.source;
         let tries = MAX_TRIES.min(source.len());
         let mut first_reason = None;
@@ -150,12 +155,12 @@ impl Filler for TrainFiller {
         position: usize,
         out: &mut impl Canvas,
     ) -> Result<Option<(i64, u32)>, DataError> {
-        let TrainLoader { source, geometry, recipe, normalisation, seed, .. } = &self.config;
+        let TrainLoader { source, geometry, variation, normalisation, seed, .. } = &self.config;
         let sample = self.order.at(self.offset + position);
         let showing = Showing { seed: *seed, epoch: self.order.epoch(), sample };
         let (shown, loaded) = self.load(worker, showing)?;
-        let shift = recipe.shift(showing);
-        let window = |slack| [recipe.window(slack, showing)];
+        let shift = variation.shift(showing);
+        let window = |slack| [variation.window(slack, showing)];
         worker.finish(loaded, geometry, normalisation, shift, window, out)?;
         Ok(Some((source.label(shown) as i64, shown as u32)))
     }

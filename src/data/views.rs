@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use clap::ValueEnum;
 
 use super::cover::{Needed, Window, centre};
 use super::error::DataError;
@@ -15,15 +15,14 @@ use super::normalisation::Normalisation;
 use super::worker::{Loaded, Worker};
 
 /// Which crops of an image a test looks at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Views {
-    /// The central crop.
+    /// The centre.
     #[default]
+    #[value(name = "1")]
     Centre,
-    /// The paper's ten, in torchvision's order: top left, top right, bottom left, bottom right,
-    /// centre; then the same places of the reflected image, so that the sixth is the second
-    /// mirrored. The last is the fifth mirrored even where no place is exactly in the middle.
+    /// Four corners, the centre, and their reflections (§4.1 of the paper).
+    #[value(name = "10")]
     Ten,
 }
 
@@ -48,7 +47,9 @@ impl Views {
         }
     }
 
-    /// The windows, where a window can move by `slack` (columns, rows).
+    /// The windows, where a window can move by `slack` (columns, rows). Ten are in torchvision's order: top left, top
+    /// right, bottom left, bottom right, centre; then the same places of the reflected image, so that the sixth is
+    /// the second mirrored. The last is the fifth mirrored even where no place is exactly in the middle.
     pub(super) fn windows(self, slack: (u32, u32)) -> impl Iterator<Item = Window> {
         let (right, bottom) = slack;
         let middle = (centre(right), centre(bottom));

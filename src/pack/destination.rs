@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{SPLITS, refuse, unwritable};
+use super::{SPLITS, origin, refuse, unwritable};
 use crate::data::Split;
 use crate::data::packed::{CLASS_LIST, Format, MANIFEST, Manifest, Settings, Shard, State};
 use crate::folder_lock::FolderLock;
@@ -30,15 +30,20 @@ impl Destination {
     pub(super) fn claim(dir: &Path, wanted: Manifest) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| unwritable(dir))?;
         let lock = FolderLock::take(dir, "packing into", "wait for its end")?;
+        lock.warn_without_effect(dir, "packing into");
         let names = names(dir)?;
         let found = Manifest::read(dir)?;
         let manifest = match found {
-            Some(found) => {
+            Some(mut found) => {
                 if let Some(difference) = difference(&found, &wanted) {
                     let problem = format!(
                         "holds a pack {difference}; choose another folder, or remove this one"
                     );
                     return Err(refuse(dir, &problem));
+                }
+                for split in SPLITS {
+                    let samples = wanted.part(split).samples.clone();
+                    found.part_mut(split).samples = samples;
                 }
                 found
             }
@@ -151,11 +156,23 @@ fn difference(found: &Manifest, wanted: &Manifest) -> Option<String> {
         Some(format!("made from another source ({})", found.source.kind))
     } else if found.source != wanted.source || sizes(found) != sizes(wanted) {
         Some("made from other images, or from these before some came or went".into())
+    } else if let Some((split, index)) = exchanged(found, wanted) {
+        Some(format!(
+            "made from other images of these names ({split} image {index} is not the one packed)"
+        ))
     } else if (&found.program, &found.filter) != (&wanted.program, &wanted.filter) {
         Some(format!("made by version {} of the program", found.program))
     } else {
         None
     }
+}
+
+/// An image of the source that is not the one packed.
+fn exchanged(found: &Manifest, wanted: &Manifest) -> Option<(&'static str, usize)> {
+    [(Split::Train, "training"), (Split::Test, "test")].into_iter().find_map(|(split, name)| {
+        let index = origin::exchanged(found.part(split), wanted.part(split))?;
+        Some((name, index))
+    })
 }
 
 /// The settings as they are written on the command line.

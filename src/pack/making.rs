@@ -46,7 +46,7 @@ impl<'a> Workshop<'a> {
     /// Takes the memory that images of these settings need.
     pub(super) fn new(pool: &'a ThreadPool, settings: &Settings) -> Self {
         let num_workers = pool.current_num_threads();
-        let image_bytes = 3 * settings.size as usize * settings.size as usize;
+        let image_bytes = settings.image_bytes();
         let chunk = (CHUNK_BYTES / image_bytes).clamp(num_workers, IMAGES_PER_WORKER * num_workers);
         let maker = || Maker { settings: settings.clone(), ..Maker::default() };
         Self {
@@ -108,7 +108,7 @@ impl Maker {
         bytes: &mut Vec<u8>,
     ) -> Result<Moments, String> {
         let Settings { format, size, quality, .. } = self.settings;
-        let num_bytes = 3 * size as usize * size as usize;
+        let num_bytes = self.settings.image_bytes();
         let pixels = match format {
             Format::U8 => &mut *bytes,
             Format::Jpeg => &mut self.square,

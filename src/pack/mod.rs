@@ -117,12 +117,12 @@ fn settings(args: &PackArgs) -> Result<Settings> {
             anyhow!("--quality is that of JPEG files; leave it out, or add --format jpeg")
         )),
     };
-    let record_bytes = 3 * args.size as usize * args.size as usize;
-    let shard_images = args.shard_images.unwrap_or(match args.format {
-        Format::U8 => (SHARD_BYTES / record_bytes).max(1),
+    let mut settings = Settings { format: args.format, size: args.size, quality, shard_images: 0 };
+    settings.shard_images = args.shard_images.unwrap_or_else(|| match args.format {
+        Format::U8 => (SHARD_BYTES / settings.image_bytes()).max(1),
         Format::Jpeg => SHARD_FILES,
     });
-    Ok(Settings { format: args.format, size: args.size, quality, shard_images })
+    Ok(settings)
 }
 
 /// Source images in finished shards, and in all.

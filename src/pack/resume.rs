@@ -40,11 +40,11 @@ pub(super) fn drop_damaged(
 
 /// Says so if an image that was left out can be read now.
 fn repaired(destination: &Destination, source: &dyn Source, shard: &Shard) -> Option<String> {
-    let size = destination.manifest.settings.size;
+    let settings = &destination.manifest.settings;
     let (mut squarer, mut square) = (Squarer::default(), Vec::new());
     let image = shard.bad.iter().find(|image| {
-        square.resize(3 * size as usize * size as usize, 0);
-        squarer.draw(source, image.index, size, &mut square).is_ok()
+        square.resize(settings.image_bytes(), 0);
+        squarer.draw(source, image.index, settings.size, &mut square).is_ok()
     })?;
     Some(format!("lacks {}, which can be read now", image.name))
 }

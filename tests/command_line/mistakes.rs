@@ -35,10 +35,12 @@ fn data_that_is_not_there_or_no_classification_task_is_refused_by_name() {
 fn broken_images_are_named_once_counted_and_replaced_until_there_are_too_many() {
     let desk = Desk::new();
     let (cut, empty) = (desk.image(3), desk.image(17));
+    let test = desk.path("images/test/rings/000000.jpg");
+    fs::write(&test, []).expect("writable");
     let bytes = fs::read(&cut).expect("an image");
     fs::write(&cut, &bytes[..bytes.len() / 2]).expect("writable");
     fs::write(&empty, []).expect("writable");
-    // Three epochs meet each broken image three times.
+    // Three epochs and their evaluations meet each broken image three times.
     let mut tolerant = desk.train(&["--epochs", "3", "--set", "train.max_steps=15"]);
     let text = stderr(&succeeds(tolerant.args(["--set", "data.max_bad_fraction=0.1"])));
     for (path, why) in [(&cut, "truncated"), (&empty, "empty")] {
@@ -47,6 +49,7 @@ fn broken_images_are_named_once_counted_and_replaced_until_there_are_too_many() 
         assert_eq!(lines.len(), 1, "{name} in:\n{text}");
         assert!(lines[0].contains(why), "{}", lines[0]);
     }
+    assert_eq!(text.matches("test/rings/000000.jpg").count(), 1, "{text}");
     assert!(text.contains("2 of 40 training images"), "{text}");
     let strict = ["--set", "data.max_bad_fraction=0.01", "--set", "train.max_steps=5"];
     fails(&mut desk.train(&strict), 3, &["of 40 images cannot be read", "at most 1"]);
@@ -95,11 +98,8 @@ fn a_disk_that_fills_while_saving_leaves_the_previous_checkpoint_good() {
     succeeds(&mut desk.train(&[]));
     assert_eq!(desk.last_step(), 2);
     let more = desk.train(&["--resume", "auto", "--set", "train.max_steps=4"]);
-    // Files end at 4 MiB (8192 blocks of 512 bytes), in the middle of the weights.
-    let mut full = Command::new("sh");
-    full.current_dir(desk.dir.path())
-        .args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"", PROGRAM])
-        .args(more.get_args());
+    // In the middle of the weights.
+    let mut full = desk.on_full_disk(&more, 4 << 20);
     fails(&mut full, 1, &["cannot save", "untouched", "--resume auto"]);
     assert_eq!(desk.last_step(), 2);
     let unfinished = fs::read_dir(desk.run_dir().join("checkpoints")).expect("saved once");
@@ -132,7 +132,11 @@ fn what_cannot_be_trained_leaves_no_folder_behind() {
     refused(&["--batch-size", "41"], 3, &["41", "at most 40"]);
     refused(&["--set", "net.classes=5"], 2, &["net.classes is 5"]);
     let padded = ["--set", "data.resize=24", "--set", "data.pad=4"];
-    refused(&padded, 2, &["test images are not padded", "raise resize"]);
+    let told = refused(&padded, 2, &["data.resize is 24", "raise data.resize to 32"]);
+    assert!(
+        !told.contains("data.pad") && !told.contains("or pad"),
+        "more padding helps nothing: {told}"
+    );
     refused(&["--epochs", "4611686018427387904"], 2, &["train.epochs"]);
     assert!(!desk.run_dir().exists());
 }

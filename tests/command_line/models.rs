@@ -118,7 +118,15 @@ fn a_model_is_drawn_with_what_it_sees_in_an_image() {
     refused(&["none.jpg"], 3, &["none.jpg"]);
     refused(&["a/cat.jpg", "b/cat.jpg"], 2, &["another image", "--output"]);
     fs::write(desk.path("taken"), "a file").expect("writable");
-    refused(&["--output", "taken"], 1, &["taken/conv1-filters.png", "cannot be written"]);
+    refused(&["--output", "taken"], 2, &["taken", "it is a file", "--output"]);
+    fs::copy(&image, desk.path("cat.jpg")).expect("writable");
+    refused(&["--output", ".", "cat.jpg"], 2, &["./cat.jpg", "it is a file", "--output"]);
+    assert!(!desk.path("conv1-filters.png").exists(), "it is refused before anything is drawn");
+    refused(
+        &["--output", "/proc/drawn"],
+        1,
+        &["/proc/drawn/conv1-filters.png", "cannot be written"],
+    );
 }
 
 /// Rewrites the recipe in the last checkpoint as if NCCL had been insisted on, which needs GPUs.

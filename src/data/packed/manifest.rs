@@ -14,10 +14,12 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::super::archive::printable;
-use super::super::class_names::read_text;
+use super::super::class_names::{MAX_CLASSES, read_text};
 use super::super::error::DataError;
+use super::super::geometry::Geometry;
 use super::super::moments::{ColourStatistics, Moments};
 use super::super::source::Split;
+use super::records::RecordsContent;
 
 /// The name of the manifest in its folder.
 pub const MANIFEST: &str = "manifest.json";
@@ -29,10 +31,6 @@ const MADE_BY: &str = "alexnet-mgpu pack";
 const VERSION: u32 = 1;
 /// A million images of which one in a hundred is bad need 4 MB.
 const MAX_BYTES: u64 = 256 << 20;
-/// The largest side of packed images, that of [`Geometry`](super::super::Geometry).
-const MAX_SIZE: u32 = 4096;
-/// As many as any shard's label can name.
-const MAX_CLASSES: usize = 100_000;
 /// How images are made square; a change of the pixels needs another text.
 const FILTER: &str = "shorter side to `size` by an antialiased triangle filter, central square; as it is if it has this size";
 const BAD_IMAGES: &str = "left out";
@@ -80,6 +78,14 @@ pub struct Settings {
     pub shard_images: usize,
 }
 
+impl Settings {
+    /// The bytes of one image's pixels.
+    #[must_use]
+    pub fn image_bytes(&self) -> usize {
+        RecordsContent { num_images: 1, size: self.size }.image_bytes()
+    }
+}
+
 /// How far packing has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,7 +101,8 @@ pub enum State {
 pub struct Origin {
     /// What kind of set it was: "image folder", "webdataset shards", …
     pub kind: String,
-    /// BLAKE3 over classes, labels and some names, to know the set again.
+    /// BLAKE3 over classes, labels and some names, to know the set again. What is in a few of its images is in
+    /// [`Part::samples`].
     pub fingerprint: String,
 }
 
@@ -130,6 +137,11 @@ pub struct Shard {
 pub struct Part {
     /// Images in the source.
     pub num_source_images: usize,
+    /// BLAKE3 over the bytes of a few images, evenly spaced, by their index in the source, to tell it from a set
+    /// of the same names; one that cannot be read counts as empty. They are no part of the fingerprint because
+    /// images that are bad may be mended.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub samples: BTreeMap<usize, String>,
     /// Finished shards by file name, which is their order.
     pub shards: BTreeMap<String, Shard>,
     /// Of all images of the split, once it is complete.
@@ -324,7 +336,7 @@ impl Manifest {
 
     fn check(&self) -> Result<(), String> {
         let Self { settings, classes, class_names, .. } = self;
-        if !(1..=MAX_SIZE).contains(&settings.size) || settings.shard_images == 0 {
+        if !(1..=Geometry::MAX_SIDE).contains(&settings.size) || settings.shard_images == 0 {
             return Err(format!(
                 "has images of {} pixels, {} to a shard",
                 settings.size, settings.shard_images

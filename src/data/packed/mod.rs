@@ -20,7 +20,7 @@ use memmap2::Mmap;
 pub use manifest::{
     BadImage, CLASS_LIST, Format, MANIFEST, Manifest, Origin, Part, Settings, Shard, State,
 };
-pub use records::{Content as RecordsContent, Notes};
+pub use records::{Notes, RecordsContent};
 pub use square::Squarer;
 
 use super::class_names::Classes;
@@ -143,7 +143,7 @@ impl Packed {
             labels: Vec::new(),
             classes: Classes { ids: classes.clone(), names: class_names.clone() },
             size,
-            image_bytes: RecordsContent { num_images: 0, size }.image_bytes(),
+            image_bytes: settings.image_bytes(),
         };
         for (name, shard) in &part.shards {
             let path = root.join(name);

@@ -27,7 +27,7 @@ const LABEL_BYTES: usize = size_of::<i32>();
 
 /// What is in a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Content {
+pub struct RecordsContent {
     /// Images.
     pub num_images: usize,
     /// The side of each, in pixels.
@@ -44,7 +44,7 @@ pub(in crate::data) struct Places {
 /// The `__metadata__` of a shard.
 pub type Notes = BTreeMap<String, String>;
 
-impl Content {
+impl RecordsContent {
     /// The bytes of one image.
     #[must_use]
     pub fn image_bytes(&self) -> usize {

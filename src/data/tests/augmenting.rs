@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{GEOMETRY, NORMALISATION, Pictures, delivery, drain, picture, train};
+use super::{GEOMETRY, NORMALISATION, Pictures, delivery, drain, floats, picture, train};
 use crate::data::augment::Showing;
 use crate::data::finish::{Finisher, Frame};
 use crate::data::{
     Augment, Components, CropAt, EpochOrder, Flip, Geometry, Lighting, LightingScale,
-    Normalisation, Order, Recipe, Views, Window, load_views,
+    Normalisation, Order, Variation, Views, Window, load_views,
 };
 use crate::random::{Key, Purpose};
 
@@ -86,10 +86,10 @@ fn windows_equal_a_value_by_value_reference_wherever_they_lie() {
 
 #[test]
 fn random_crops_reach_every_place_and_stay_inside() {
-    let recipe = Augment::CropFlip.recipe(LightingScale::Std);
+    let variation = Augment::CropFlip.variation(LightingScale::Std);
     let mut seen = [[[false; 2]; 4]; 6];
     for sample in 0..2000 {
-        let window = recipe.window((5, 3), showing(sample));
+        let window = variation.window((5, 3), showing(sample));
         seen[window.left as usize][window.top as usize][usize::from(window.mirrored)] = true;
     }
     assert!(seen.as_flattened().as_flattened().iter().all(|&seen| seen));
@@ -97,22 +97,22 @@ fn random_crops_reach_every_place_and_stay_inside() {
 
 #[test]
 fn the_names_of_augmentations_stand_for_what_they_say() {
-    let recipe = |augment: Augment| augment.recipe(LightingScale::Eig01);
+    let variation = |augment: Augment| augment.variation(LightingScale::Eig01);
     let (crop, flip) = (CropAt::Random, Flip::Random);
     let lighting = Some(LightingScale::Eig01.into());
-    assert_eq!(recipe(Augment::Paper), Recipe { crop, flip, lighting });
-    assert_eq!(recipe(Augment::CropFlip), Recipe { crop, flip, lighting: None });
-    let none = recipe(Augment::None);
-    assert_eq!(none, Recipe { crop: CropAt::Centre, flip: Flip::Never, lighting: None });
-    let torchvision = recipe(Augment::Torchvision);
-    assert_eq!(torchvision, Recipe { crop: CropAt::Part, flip, lighting: None });
+    assert_eq!(variation(Augment::Paper), Variation { crop, flip, lighting });
+    assert_eq!(variation(Augment::CropFlip), Variation { crop, flip, lighting: None });
+    let none = variation(Augment::None);
+    assert_eq!(none, Variation { crop: CropAt::Centre, flip: Flip::Never, lighting: None });
+    let torchvision = variation(Augment::Torchvision);
+    assert_eq!(torchvision, Variation { crop: CropAt::Part, flip, lighting: None });
     assert_eq!(none.shift(showing(0)), [0.0; 3]);
 }
 
 #[test]
 fn the_central_crop_is_the_central_view() {
     for slack in [(0, 0), (29, 29), (4, 9)] {
-        let centre = Augment::None.recipe(LightingScale::Std).window(slack, showing(1));
+        let centre = Augment::None.variation(LightingScale::Std).window(slack, showing(1));
         assert!(Views::Centre.windows(slack).eq([centre]));
         let ten: Vec<Window> = Views::Ten.windows(slack).collect();
         assert_eq!(ten[4], centre);
@@ -178,7 +178,7 @@ fn a_lit_batch_is_the_unlit_one_plus_the_shift_in_64_bit_floats() {
     let batches = |lighting| {
         let mut loader = train(Arc::new(Pictures::new(8)), 4);
         loader.geometry.pad = 0;
-        loader.recipe.lighting = lighting;
+        loader.variation.lighting = lighting;
         drain(loader.spawn(delivery(&[(0, 4)], 2)).expect("a good set")).expect("good images")
     };
     let unlit = batches(None);
@@ -188,7 +188,7 @@ fn a_lit_batch_is_the_unlit_one_plus_the_shift_in_64_bit_floats() {
     ] {
         let lit = batches(Some(Lighting::new(scale, &components)));
         for (lit, unlit) in lit.iter().flatten().zip(unlit.iter().flatten()) {
-            let (values, plain) = (lit.images.to_f32(), unlit.images.to_f32());
+            let (values, plain) = (floats(&lit.images), floats(&unlit.images));
             for (i, (value, plain)) in values.iter().zip(plain).enumerate() {
                 let (sample, c) = (lit.samples[i / (8 * 8 * 3)], i % 3);
                 let key = Key::new(5, Purpose::Lighting).with(lit.epoch).with(u64::from(sample));

@@ -1,22 +1,14 @@
 //! What decodes, what does not, and that nothing is accepted by half.
 
-use std::io::Cursor;
-
-use image::{DynamicImage, ImageFormat, RgbImage};
+use image::{DynamicImage, RgbImage};
 use jpeg_encoder::{ColorType, Encoder};
 
-use super::{encode, jpeg, picture};
+use super::{encode, jpeg, picture, png};
 use crate::data::{DecodeError, Decoder, Image};
 
 fn decode(bytes: &[u8]) -> Result<Image, DecodeError> {
     let mut image = Image::default();
     Decoder::default().decode(bytes, &mut image).map(|()| image)
-}
-
-fn png(image: &DynamicImage) -> Vec<u8> {
-    let mut bytes = Cursor::new(Vec::new());
-    image.write_to(&mut bytes, ImageFormat::Png).expect("a valid picture");
-    bytes.into_inner()
 }
 
 fn rgb(width: u32, height: u32) -> RgbImage {

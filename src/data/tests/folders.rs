@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{folder, jpeg, open_error};
+use super::{folder, jpeg, open_error, png};
 use crate::data::{Content, Split, open};
 
 const X: &[u8] = b"any bytes: opening does not decode";
@@ -79,10 +79,8 @@ fn every_wrong_folder_has_its_own_message() {
 
 #[test]
 fn a_png_named_jpg_is_decoded_by_its_content() {
-    let mut png = std::io::Cursor::new(Vec::new());
     let picture = image::RgbImage::from_pixel(8, 8, image::Rgb([1, 2, 3]));
-    picture.write_to(&mut png, image::ImageFormat::Png).expect("a valid picture");
-    let root = folder(&[("a.jpg", &png.into_inner()), ("b.png", &jpeg(8, 8, 0))]);
+    let root = folder(&[("a.jpg", &png(&picture.into())), ("b.png", &jpeg(8, 8, 0))]);
     let geometry = crate::data::Geometry { resize: 0, pad: 0, crop: 8 };
     for file in ["a.jpg", "b.png"] {
         let views = crate::data::Views::Centre;

@@ -210,6 +210,19 @@ fn a_flat_val_takes_its_labels_from_each_form_of_them() {
 }
 
 #[test]
+fn the_validation_tar_is_taken_before_a_flat_test_without_labels() {
+    let expected = both(folders().path());
+    let val = tar_of(&borrowed(&val_files()));
+    let root = folder(&[
+        ("test/ILSVRC2012_test_00000001.JPEG", b"x"),
+        ("ILSVRC2012_img_val.tar", &val),
+        ("ILSVRC2012_devkit_t12.tar.gz", &devkit()),
+    ]);
+    write_train_folders(root.path());
+    assert_eq!(both(root.path()), expected);
+}
+
+#[test]
 fn kaggles_folders_are_found_from_their_top() {
     let root = folder(&[("LOC_val_solution.csv", b"I,P\nILSVRC2012_val_00000001,n01440764 1 2")]);
     let inside = root.path().join("ILSVRC/Data/CLS-LOC");

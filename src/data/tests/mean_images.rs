@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::{NORMALISATION, Pictures, delivery, drain, eval, picture, train};
+use super::{NORMALISATION, Pictures, delivery, drain, eval, floats, picture, train};
 use crate::data::finish::{Finisher, Frame};
 use crate::data::{
-    Augment, CropAt, Flip, Images, LightingScale, MeanImage, Normalisation, Recipe, Views, Window,
+    Augment, CropAt, Flip, Images, LightingScale, MeanImage, Normalisation, Variation, Views,
+    Window,
 };
 
 /// A mean image in which every value differs from its neighbours.
@@ -84,7 +85,7 @@ fn a_mean_image_of_one_colour_is_that_colour() {
         drain(loader.spawn(delivery(&[(0, 4)], 2)).expect("a good set")).expect("good images")
     };
     for (a, b) in batches(flat).iter().flatten().zip(batches(NORMALISATION).iter().flatten()) {
-        for (a, b) in a.images.to_f32().iter().zip(b.images.to_f32()) {
+        for (a, b) in floats(&a.images).iter().zip(floats(&b.images)) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
     }
@@ -94,7 +95,7 @@ fn a_mean_image_of_one_colour_is_that_colour() {
 fn training_and_evaluation_subtract_the_same_image() {
     let source: Images = Arc::new(Pictures::new(8));
     let mut training = train(Arc::clone(&source), 2);
-    training.recipe = Recipe { crop: CropAt::Centre, flip: Flip::Never, lighting: None };
+    training.variation = Variation { crop: CropAt::Centre, flip: Flip::Never, lighting: None };
     training.normalisation = with_image(10, 10);
     let mut evaluation = eval(source, 4, Views::Centre);
     evaluation.normalisation = with_image(10, 10);
@@ -104,7 +105,7 @@ fn training_and_evaluation_subtract_the_same_image() {
     let by_sample = |batches: Vec<Vec<super::Contents>>| {
         let mut images = Vec::new();
         for batch in batches.into_iter().flatten() {
-            let values = batch.images.to_f32();
+            let values = floats(&batch.images);
             let each = values.chunks(values.len() / batch.samples.len()).map(<[f32]>::to_vec);
             images.extend(batch.samples.iter().copied().zip(each));
         }
@@ -121,7 +122,7 @@ fn frames_of_another_size_and_random_parts_are_refused() {
     let running = loader.clone().spawn(delivery(&[(0, 4)], 2)).expect("a good set");
     let error = drain(running).expect_err("frames are 10x10").to_string();
     assert!(error.contains("mean image is 11x10") && error.contains("10x10"), "{error}");
-    loader.recipe = Augment::Torchvision.recipe(LightingScale::Std);
+    loader.variation = Augment::Torchvision.variation(LightingScale::Std);
     loader.geometry.pad = 0;
     let error = loader.spawn(delivery(&[(0, 4)], 2)).err().expect("parts").to_string();
     assert!(error.contains("no mean image"), "{error}");

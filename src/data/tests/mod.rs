@@ -24,6 +24,7 @@ mod unscaled;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{io, iter};
 
@@ -51,6 +52,13 @@ fn encode(pixels: &[u8], width: u16, height: u16, color: ColorType) -> Vec<u8> {
     let mut bytes = Vec::new();
     Encoder::new(&mut bytes, 90).encode(pixels, width, height, color).expect("a valid picture");
     bytes
+}
+
+/// A picture as a PNG file.
+fn png(picture: &image::DynamicImage) -> Vec<u8> {
+    let mut bytes = io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, image::ImageFormat::Png).expect("a valid picture");
+    bytes.into_inner()
 }
 
 /// Writes an image folder: for each (path below the root, bytes) one file.
@@ -177,7 +185,7 @@ fn train(source: Images, last_step: u64) -> TrainLoader {
         source,
         order: Order::Shuffled,
         geometry: GEOMETRY,
-        recipe: Augment::Paper.recipe(LightingScale::Std),
+        variation: Augment::Paper.variation(LightingScale::Std),
         normalisation: NORMALISATION,
         seed: 5,
         batch: 4,
@@ -190,7 +198,8 @@ fn train(source: Images, last_step: u64) -> TrainLoader {
 /// An evaluation loader of the same geometry.
 fn eval(source: Images, batch: usize, views: Views) -> EvalLoader {
     let (geometry, normalisation) = (GEOMETRY, NORMALISATION);
-    EvalLoader { source, geometry, normalisation, views, batch, max_bad_fraction: 0.01 }
+    let bad = Arc::new(BadImages::new(source.len(), 0.01));
+    EvalLoader { source, geometry, normalisation, views, batch, bad }
 }
 
 fn delivery(shares: &[(usize, usize)], workers: usize) -> Delivery {
@@ -239,6 +248,15 @@ fn drain(loader: Loader) -> Result<Vec<Vec<Contents>>, DataError> {
         }
         assert_eq!(shares.len(), loader.receivers.len(), "every share gets every batch");
         steps.push(shares);
+    }
+}
+
+/// The values as a device sees them.
+fn floats(pixels: &Pixels) -> Vec<f32> {
+    match pixels {
+        Pixels::U8(elements) => elements.iter().map(|&x| f32::from(x)).collect(),
+        Pixels::Bf16(elements) => elements.iter().map(|x| x.to_f32()).collect(),
+        Pixels::F32(elements) => elements.clone(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Pictures, delivery, drain, jpeg, picture, train};
+use image::RgbImage;
+
+use super::{Pictures, delivery, drain, floats, jpeg, picture, png, train};
 use crate::data::cover::{Cover, Drawing, Part};
 use crate::data::worker::{Loaded, Worker};
 use crate::data::{Augment, Geometry, LightingScale};
@@ -63,19 +65,9 @@ fn drawn(bytes: &[u8], cover: Cover) -> Vec<u8> {
     worker.frame(Loaded::Worker).pixels.to_vec()
 }
 
-fn png(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
-    let mut file = std::io::Cursor::new(Vec::new());
-    let format = image::ImageFormat::Png;
-    image::write_buffer_with_format(
-        &mut file,
-        pixels,
-        width,
-        height,
-        image::ColorType::Rgb8,
-        format,
-    )
-    .expect("a valid picture");
-    file.into_inner()
+fn png_of(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
+    let picture = RgbImage::from_raw(width, height, pixels.to_vec()).expect("enough pixels");
+    png(&picture.into())
 }
 
 #[test]
@@ -88,9 +80,9 @@ fn a_part_is_resized_as_if_the_image_ended_at_its_border() {
         let rows = (top..top + h).map(|y| ((y * width + left) * 3) as usize);
         let cut: Vec<u8> = rows.flat_map(|at| &pixels[at..][..w as usize * 3]).copied().collect();
         let alone = Part { left: 0, top: 0, width: w, height: h };
-        let expected = drawn(&png(&cut, w, h), Cover::part(16, alone));
+        let expected = drawn(&png_of(&cut, w, h), Cover::part(16, alone));
         assert_eq!(
-            drawn(&png(&pixels, width, height), Cover::part(16, part)),
+            drawn(&png_of(&pixels, width, height), Cover::part(16, part)),
             expected,
             "{part:?}"
         );
@@ -115,7 +107,7 @@ fn both_decoders_draw_the_same_part() {
 fn batches_of_random_parts_do_not_depend_on_the_workers_and_change_every_epoch() {
     let batches = |workers| {
         let mut loader = train(Arc::new(Pictures::new(4)), 3);
-        loader.recipe = Augment::Torchvision.recipe(LightingScale::Std);
+        loader.variation = Augment::Torchvision.variation(LightingScale::Std);
         loader.geometry = Geometry { pad: 0, ..loader.geometry };
         drain(loader.spawn(delivery(&[(0, 4)], workers)).expect("a good set")).expect("good images")
     };
@@ -125,7 +117,7 @@ fn batches_of_random_parts_do_not_depend_on_the_workers_and_change_every_epoch()
     let first = |step: usize| {
         let batch = &one[step][0];
         let at = batch.samples.iter().position(|&sample| sample == 0).expect("every image");
-        let images = batch.images.to_f32();
+        let images = floats(&batch.images);
         images.chunks(images.len() / 4).nth(at).expect("four images").to_vec()
     };
     assert_ne!(first(0), first(1));
@@ -134,7 +126,7 @@ fn batches_of_random_parts_do_not_depend_on_the_workers_and_change_every_epoch()
 #[test]
 fn parts_and_padding_exclude_each_other() {
     let mut loader = train(Arc::new(Pictures::new(4)), 1);
-    loader.recipe = Augment::Torchvision.recipe(LightingScale::Std);
+    loader.variation = Augment::Torchvision.variation(LightingScale::Std);
     loader.geometry.pad = 2;
     let error = loader.spawn(delivery(&[(0, 4)], 1)).err().expect("there is padding").to_string();
     assert!(error.contains("set pad to 0, not 2"), "{error}");

@@ -63,6 +63,7 @@ fn a_pattern_a_folder_and_folders_of_splits_name_the_same_images() {
         flat.path().join("in-train-{000..001}.tar"),
         flat.path().join("in-{train-{000..001},val-000}.tar"),
         split.path().to_path_buf(),
+        split.path().join("train"),
         split.path().join("train/{000..001}.tar"),
     ] {
         let (train, test) = open_both(&path).unwrap_or_else(|error| panic!("{error}"));
@@ -97,18 +98,44 @@ fn no_shard_is_of_two_splits_whatever_else_its_name_holds() {
 
 #[test]
 fn a_file_of_class_names_says_what_labels_mean() {
-    let json =
-        br#"{"0": ["n0", "zero"], "2": ["n2", "two"], "1": ["n1", "one"], "3": ["n3", "x"]}"#;
     let root = folder(&[
         ("train-0.tar", &train_0()),
+        ("train-1.tar", &train_1()),
         ("val-0.tar", &val()),
-        ("imagenet_class_index.json", json),
+        ("imagenet_class_index.json", THREE),
     ]);
     let (train, test) = open_both(root.path()).expect("good shards");
-    assert_eq!(contents(&*train), pairs(&[("n1", "a/x"), ("n0", "b")]));
-    assert_eq!(test.class_names(), ["zero", "one", "two", "x"]);
-    assert_eq!(test.classes(), ["n0", "n1", "n2", "n3"]);
+    assert_eq!(contents(&*train), pairs(&[("n1", "a/x"), ("n0", "b"), ("n2", "a/y")]));
+    assert_eq!(test.class_names(), ["zero", "one", "two"]);
+    assert_eq!(test.classes(), ["n0", "n1", "n2"]);
     assert_eq!(train.classes(), test.classes());
+    assert_eq!(open(root.path(), Split::Test).expect("good shards").classes(), test.classes());
+}
+
+const THREE: &[u8] = br#"{"0": ["n0", "zero"], "2": ["n2", "two"], "1": ["n1", "one"]}"#;
+
+#[test]
+fn a_file_of_class_names_that_is_another_sets_makes_no_classes() {
+    let two_classes = [train_0(), shard(&[("v", "1")])];
+    for list in ["set/imagenet_class_index.json", "imagenet_class_index.json"] {
+        let root = folder(&[
+            ("set/train-0.tar", &two_classes[0]),
+            ("set/val-0.tar", &two_classes[1]),
+            (list, THREE),
+        ]);
+        for path in ["set", "set/train-{0..0}.tar"] {
+            let (train, test) = open_both(&root.path().join(path)).expect("good shards");
+            assert_eq!(train.classes(), ["0", "1"], "{list}");
+            assert_eq!(test.classes(), train.classes(), "{list}");
+        }
+    }
+    let beside = folder(&[
+        ("set/train-0.tar", &train_0()),
+        ("set/train-1.tar", &train_1()),
+        ("imagenet_class_index.json", THREE),
+    ]);
+    let train = open(&beside.path().join("set"), Split::Train).expect("good shards");
+    assert_eq!(train.classes(), ["0", "1", "2"], "a file beside the set may be of another");
 }
 
 #[test]
@@ -165,7 +192,12 @@ fn shards_that_are_not_there_or_do_not_fit_are_errors() {
     }
     type Case<'a> = (&'a [(&'a str, &'a [u8])], Split, &'a str);
     let class_0 = shard(&[("a", "0")]);
-    let cases: [Case; 5] = [
+    let cases: [Case; 6] = [
+        (
+            &[("000.tar", &train_0()), ("001.tar", &train_1())],
+            Split::Train,
+            "no shards with train in their name; rename them, or",
+        ),
         (&[("train-0.tar", &class_0)], Split::Train, "one class only (0)"),
         (&[("train-0.tar", &tar_of(&[]))], Split::Train, "has no images"),
         (&[("val-0.tar", &class_0)], Split::Train, "no shards with train in their name"),

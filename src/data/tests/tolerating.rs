@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Plain, delivery, drain, eval, folder, jpeg, train};
+use super::{Plain, delivery, drain, eval, floats, folder, jpeg, train};
 use crate::data::{DataError, Order, Split, Views, open};
 
 const ALL: &[(usize, usize)] = &[(0, 4)];
@@ -79,7 +79,7 @@ fn a_bad_test_image_is_left_out_and_counted() {
     while let Some(batch) = loader.receivers[0][0].next().expect("tolerated") {
         let len = 10 * 8 * 8 * 3;
         assert_eq!(batch.images.len(), batch.samples.len() * len);
-        for (image, &sample) in batch.images.to_f32().chunks(len).zip(&batch.samples) {
+        for (image, &sample) in floats(&batch.images).chunks(len).zip(&batch.samples) {
             // Plain images: red is the index, and the mean of red is 127.
             assert!(image.contains(&(sample as f32 - 127.0)), "image {sample}");
         }

@@ -57,14 +57,14 @@ fn training_images_come_to_the_same_bits() {
         Geometry { resize: 0, pad: 0, crop: 11 },
         Geometry { resize: 0, pad: 3, crop: 15 },
     ];
-    let recipes = [Augment::Paper, Augment::CropFlip, Augment::Torchvision, Augment::None];
-    for (geometry, augment) in geometries.iter().flat_map(|g| recipes.map(|a| (*g, a))) {
+    let augments = [Augment::Paper, Augment::CropFlip, Augment::Torchvision, Augment::None];
+    for (geometry, augment) in geometries.iter().flat_map(|g| augments.map(|a| (*g, a))) {
         if geometry.pad > 0 && augment == Augment::Torchvision {
             continue; // parts of images are not padded
         }
         let load = |to| {
             let mut loader = train(Arc::clone(&pictures), 6);
-            (loader.geometry, loader.recipe) = (geometry, augment.recipe(LightingScale::Std));
+            (loader.geometry, loader.variation) = (geometry, augment.variation(LightingScale::Std));
             drain(loader.spawn(to).expect("a good set")).expect("no bad image")
         };
         same(load, geometry.crop);
