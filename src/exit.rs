@@ -124,9 +124,9 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     let codes = [
         (cause.is::<ConfigError>() || is_of_settings(cause), Exit::Usage),
-        (cause.is::<DataError>(), Exit::Data),
         (cause.is::<DeviceError>() || cause.is::<BackendError>(), Exit::Device),
         (is_of_device(cause), Exit::Device),
+        (cause.is::<DataError>(), Exit::Data),
         (cause.is::<Diverged>(), Exit::Diverged),
         (cause.is::<Closed>(), Exit::Ok),
         (cause.is::<Stuck>() || cause.is::<NcclError>(), Exit::Exchange),
@@ -147,7 +147,9 @@ fn is_of_device(cause: &(dyn Error + 'static)) -> bool {
     const SIGNS: [&str; 3] = ["CUDA error", "CUDA out of memory", "can't allocate memory"];
     let says_so = |text: &str| SIGNS.iter().any(|sign| text.contains(sign));
     let torch = cause.downcast_ref::<TchError>();
+    let data = cause.downcast_ref::<DataError>();
     cause.is::<CudaError>()
+        || matches!(data, Some(DataError::NoMemory { .. }))
         || cause.is::<DriverError>()
         || torch.is_some_and(|error| matches!(error, TchError::Torch(text) if says_so(text)))
 }

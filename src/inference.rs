@@ -46,6 +46,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let feed = Feed::open(&model.config, model.arch.input as usize, &world.devices)?;
     let (expected, found) = (&model.classes, feed.train.classes());
     checkpoint::check_classes(expected, found, "name the model's own data with --data")?;
+    // Larger batches would only be memory.
+    let most = feed.test.len().max(world.topology.num_replicas);
+    model.config.train.batch_size = model.config.train.batch_size.min(most);
     let loader = feed.test(&model.config, world.topology, views, &world.cancel)?;
     let handout = Handout::new(loader);
     let tallies = world.run(|place| {

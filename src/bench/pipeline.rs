@@ -77,8 +77,8 @@ pub fn pipeline(args: &BenchPipelineArgs, screen: &Screen) -> Result<()> {
         // What the threads would reach if they did nothing else.
         "decode_only_images_per_s": (us.decode > 0.0).then(|| threads as f64 * 1e6 / us.decode),
         // What one thread reaches with the output's bytes.
-        "memcpy_images_per_s": images_copied(num_bytes, limit_time),
-        "fill_images_per_s": images_filled(num_bytes, limit_time),
+        "memcpy_images_per_s": images_copied(num_bytes, limit_time)?,
+        "fill_images_per_s": images_filled(num_bytes, limit_time)?,
         "threads": threads,
         "us_per_image": us,
         "memory_mib": { "before": memory_before, "after": memory_after, "peak": memory_peak },
@@ -157,24 +157,28 @@ fn element_bytes(output: Output) -> usize {
 }
 
 /// Images of `num_bytes` that one thread copies in a second, between memory too large for caches.
-fn images_copied(num_bytes: usize, time: Duration) -> f64 {
+fn images_copied(num_bytes: usize, time: Duration) -> Result<f64> {
     let num_images = (COPIED_BYTES / 2 / num_bytes).max(1);
     // In pages like a batch's.
-    let from = data::zeros::<u8>(num_images * num_bytes);
+    let from = data::zeros::<u8>(num_images * num_bytes)?;
     images_written(num_bytes, time, |image, to| {
         to.copy_from_slice(black_box(&from[image * num_bytes..][..num_bytes]));
     })
 }
 
 /// Images of `num_bytes` that one thread fills with a constant in a second.
-fn images_filled(num_bytes: usize, time: Duration) -> f64 {
+fn images_filled(num_bytes: usize, time: Duration) -> Result<f64> {
     images_written(num_bytes, time, |_, to| to.fill(black_box(1)))
 }
 
 /// How often a second `write` writes an image, given its index.
-fn images_written(num_bytes: usize, time: Duration, write: impl Fn(usize, &mut [u8])) -> f64 {
+fn images_written(
+    num_bytes: usize,
+    time: Duration,
+    write: impl Fn(usize, &mut [u8]),
+) -> Result<f64> {
     let num_images = (COPIED_BYTES / 2 / num_bytes).max(1);
-    let mut to = data::zeros::<u8>(num_images * num_bytes);
+    let mut to = data::zeros::<u8>(num_images * num_bytes)?;
     let begun = Instant::now();
     let mut written = 0;
     while begun.elapsed() < time {
@@ -183,5 +187,5 @@ fn images_written(num_bytes: usize, time: Duration, write: impl Fn(usize, &mut [
         }
         written += num_images;
     }
-    written as f64 / begun.elapsed().as_secs_f64()
+    Ok(written as f64 / begun.elapsed().as_secs_f64())
 }

@@ -12,7 +12,7 @@ use tch::Device;
 use super::peak_memory_mib;
 use crate::cli::BenchStepArgs;
 use crate::config::Config;
-use crate::data::{Batch, Pixels};
+use crate::data::{Batch, Output, Pixels};
 use crate::launch::{Place, World};
 use crate::random::{Key, Purpose};
 use crate::run;
@@ -108,7 +108,7 @@ impl Ready {
         let arch = run::architecture(config, 1000)?;
         let global_batch = config.train.batch_size;
         let share = world.topology.shares(global_batch)[place.replica].clone();
-        let batch = Arc::new(synthetic(share, arch.input as usize));
+        let batch = Arc::new(synthetic(share, arch.input as usize)?);
         let mut worker = run::worker(config, &arch, world, place, run::drawn(config))?;
         worker.intake.keep_resident(&batch)?;
         Ok(Self { worker, batch, global_batch, next_step: 0, wire_bytes: 0 })
@@ -148,11 +148,14 @@ impl Ready {
 }
 
 /// Noise of a photograph's contrast, after mean subtraction.
-fn synthetic(share: std::ops::Range<usize>, side: usize) -> Batch {
+fn synthetic(share: std::ops::Range<usize>, side: usize) -> Result<Batch> {
     let key = Key::new(1, Purpose::Generate);
-    let num_floats = share.len() * side * side * 3;
+    let num_floats = share.len().saturating_mul(side * side * 3);
     let first = (share.start * side * side * 3) as u64;
-    let pixel = |i: u64| (key.uniform(first + i) * 240.0 - 120.0) as f32;
-    let images = Pixels::F32((0..num_floats as u64).into_par_iter().map(pixel).collect());
-    Batch::standalone(share.start, images, share.map(|i| i as i64 % 1000).collect())
+    let pixel = |i: usize| (key.uniform(first + i as u64) * 240.0 - 120.0) as f32;
+    let mut images = Pixels::new(Output::F32, num_floats)?;
+    if let Pixels::F32(values) = &mut images {
+        values.par_iter_mut().enumerate().for_each(|(i, value)| *value = pixel(i));
+    }
+    Ok(Batch::standalone(share.start, images, share.map(|i| i as i64 % 1000).collect()))
 }

@@ -185,6 +185,15 @@ pub enum DataError {
         /// Why the first is bad.
         reason: String,
     },
+    /// There is no memory for a batch.
+    #[error(
+        "there is no memory for another {:.1} GB of batches; lower the batch size, or data.depth, the batches that \
+         are made ahead", *.num_bytes as f64 / 1e9
+    )]
+    NoMemory {
+        /// What was asked for.
+        num_bytes: usize,
+    },
     /// A batch larger than the training set.
     #[error(
         "the batch of {batch} images is larger than the training set of {len}; use a batch of at \

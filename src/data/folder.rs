@@ -60,6 +60,15 @@ impl Folder {
             let (path, train) = (dir.join(name), train.into());
             return Err(DataError::UnknownTestClass { path, train });
         }
+        let mut lacking = classes.iter().filter(|class| found.binary_search(class).is_err());
+        if let Some(first) = lacking.next() {
+            tracing::warn!(
+                "{}: {} of the classes, such as {}, have no test images: accuracy is that on the others",
+                dir.display(),
+                lacking.count() + 1,
+                first.display()
+            );
+        }
         let folder = Self::scan(root, &dir, classes)?;
         if folder.samples.is_empty() {
             return Err(DataError::NoImages { path: dir });

@@ -1,11 +1,11 @@
 //! An image folder made from nothing, for trying the program where no image set is at hand.
 //!
-//! The set is a pure function of its spec. It is written beside its final place, forced to disk and
-//! renamed, so a folder of that name is always complete; one made from the same spec is reused. It is opened like
+//! The set is a pure function of its spec. It is written beside its final place and renamed, so a
+//! folder of that name is always complete; one made from the same spec is reused. It is opened like
 //! any other image folder.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -92,8 +92,7 @@ pub fn generate(dir: &Path, spec: &GeneratedSpec) -> Result<(), DataError> {
     write_split(&new.join("train"), spec, 0, spec.num_train)?;
     write_split(&new.join("test"), spec, 1, spec.num_test)?;
     write(&new.join(MARKER), spec.describe().as_bytes())?;
-    sync_names(&new)?;
-    match replace::rename(&new, dir) {
+    match fs::rename(&new, dir) {
         Ok(()) => Ok(()),
         // Another process may have been faster.
         Err(_) if is_made_from(dir, spec)? => Ok(()),
@@ -141,7 +140,7 @@ fn is_made_from(dir: &Path, spec: &GeneratedSpec) -> Result<bool, DataError> {
     }
 }
 
-/// Writes `num_images` pictures below `dir`, image `i` of class `i % 10`, and forces them to disk.
+/// Writes `num_images` pictures below `dir`, image `i` of class `i % 10`.
 fn write_split(
     dir: &Path,
     spec: &GeneratedSpec,
@@ -157,9 +156,7 @@ fn write_split(
         let class = i % CLASSES.len();
         let pixels = draw(class, spec.size, key.with(i as u64));
         write(&file_path(dir, class, i), &encode(&pixels, spec.size)?)
-    })?;
-    CLASSES.iter().try_for_each(|class| sync_names(&dir.join(class)))?;
-    sync_names(dir)
+    })
 }
 
 fn file_path(dir: &Path, class: usize, index: usize) -> PathBuf {
@@ -175,16 +172,6 @@ fn encode(pixels: &[u8], size: u32) -> Result<Vec<u8>, DataError> {
     Ok(bytes)
 }
 
-/// Writes a file and forces it to disk. To do so with each as it is written costs a fifth of doing it in the end.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    let written = File::create(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written.map_err(DataError::io("write", path))
-}
-
-/// Forces the names in a folder to disk.
-fn sync_names(dir: &Path) -> Result<(), DataError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(DataError::io("write", dir))
+    fs::write(path, bytes).map_err(DataError::io("write", path))
 }

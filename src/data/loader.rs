@@ -159,7 +159,8 @@ pub(super) fn spawn(
     let mut homes = Vec::new();
     for share in shares {
         let slot = || Slot::new(form, filler.normalisation(), share.len(), filler.shape());
-        let ring = Ring::new((0..depth + 3).map(|_| slot().pinned(pinning.as_deref())));
+        let slots = (0..depth + 3).map(|_| Ok(slot()?.pinned(pinning.as_deref())));
+        let ring = Ring::new(slots.collect::<Result<Vec<_>, DataError>>()?.into_iter());
         let (queues, ends): (Vec<_>, Vec<_>) =
             (0..consumers_per_share).map(|_| bounded(depth)).unzip();
         homes.push(ring.free().clone());

@@ -82,13 +82,15 @@ pub(super) use with_elements;
 
 impl Pixels {
     /// Zeros.
-    #[must_use]
-    pub fn new(output: Output, len: usize) -> Self {
-        match output {
-            Output::U8 => Self::U8(zeros(len)),
-            Output::Bf16 => Self::Bf16(zeros(len)),
-            Output::F32 => Self::F32(zeros(len)),
-        }
+    ///
+    /// # Errors
+    /// [`DataError::NoMemory`].
+    pub fn new(output: Output, len: usize) -> Result<Self, DataError> {
+        Ok(match output {
+            Output::U8 => Self::U8(zeros(len)?),
+            Output::Bf16 => Self::Bf16(zeros(len)?),
+            Output::F32 => Self::F32(zeros(len)?),
+        })
     }
 
     /// The number of values.

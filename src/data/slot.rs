@@ -7,6 +7,7 @@ use std::fmt::Debug;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::DataError;
 use super::memory::{Shape, zeros};
 use super::normalisation::Normalisation;
 use super::pixels::{Form, Pixels, with_elements};
@@ -80,21 +81,25 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Memory for `num_images` images.
+    ///
+    /// # Errors
+    /// [`DataError::NoMemory`].
     pub(super) fn new(
         form: Form,
         normalisation: &Normalisation,
         num_images: usize,
         shape: Shape,
-    ) -> Self {
-        let num_views = num_images * shape.num_views;
-        Self {
+    ) -> Result<Self, DataError> {
+        let num_views = num_images.saturating_mul(shape.num_views);
+        Ok(Self {
             pins: Pins::new(),
-            images: Pixels::new(form.output(), num_views * shape.num_values),
+            images: Pixels::new(form.output(), num_views.saturating_mul(shape.num_values))?,
             unfinished: (form == Form::Unfinished)
-                .then(|| Unfinished::new(normalisation, num_views)),
-            labels: zeros(num_images),
-            samples: zeros(num_images),
-        }
+                .then(|| Unfinished::new(normalisation, num_views))
+                .transpose()?,
+            labels: zeros(num_images)?,
+            samples: zeros(num_images)?,
+        })
     }
 
     /// Has all that devices copy pinned, where it is for its whole life: vectors shrink and grow

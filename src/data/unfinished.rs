@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use super::DataError;
 use super::cover::Window;
 use super::finish::{Canvas, Finisher, Frame, ROWS_AHEAD};
 use super::geometry::Geometry;
@@ -27,12 +28,12 @@ pub struct Unfinished {
 
 impl Unfinished {
     /// Room for `num_images`.
-    pub(super) fn new(normalisation: &Normalisation, num_images: usize) -> Self {
-        Self {
+    pub(super) fn new(normalisation: &Normalisation, num_images: usize) -> Result<Self, DataError> {
+        Ok(Self {
             scale: normalisation.scale(),
-            windows: zeros(num_images),
-            offsets: zeros(num_images),
-        }
+            windows: zeros(num_images)?,
+            offsets: zeros(num_images)?,
+        })
     }
 
     /// Changes the number of images, within the memory already there.

@@ -199,7 +199,8 @@ fn lies_in(path: &Path, dir: &Path) -> bool {
 pub(super) fn read_pretrained(path: &Path, arch: &Architecture) -> Result<Shared> {
     let path = &checkpoint::resolve(path)
         .map_or_else(|| path.to_owned(), |dir| checkpoint::weights_file(&dir));
-    let read = pretrained::read(path, &Plan::new(arch, Site::WHOLE)?.params)?;
+    let params = Plan::new(arch, Site::WHOLE)?.params;
+    let read = pretrained::read(path, &params).map_err(|error| Coded::new(Exit::Data, error))?;
     tracing::info!("{}: {}", path.display(), read.describe());
     Ok(Shared::new(read.weights))
 }

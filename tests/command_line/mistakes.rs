@@ -80,8 +80,13 @@ fn a_damaged_or_foreign_checkpoint_is_refused_and_stays_as_it_is() {
     for command in
         [&mut desk.train(&["--resume", "auto"]), &mut desk.command(&["eval", "runs/run"])]
     {
-        fails(command, 1, &["model.safetensors", "truncated"]);
+        fails(command, 3, &["model.safetensors", "truncated", "no other checkpoint"]);
     }
+    succeeds(&mut desk.train(&["--name", "run-2", "--set", "run.checkpoint_steps=1"]));
+    let model = desk.path("runs/run-2/checkpoints/last/model.safetensors");
+    fs::write(&model, b"").expect("writable");
+    let mut again = desk.command(&["eval", "runs/run-2"]);
+    fails(&mut again, 3, &["truncated", "use another one, such as", "checkpoints/step-00000001"]);
     assert_eq!(fs::read(&model).expect("still there").len(), bytes.len() / 2);
 }
 
@@ -110,6 +115,16 @@ fn a_disk_that_fills_while_saving_leaves_the_previous_checkpoint_good() {
 }
 
 #[test]
+fn a_batch_beyond_all_memory_is_an_error_and_that_of_an_evaluation_is_cut_to_its_images() {
+    let desk = Desk::new();
+    let huge = "1000000000000";
+    let step = ["bench", "step", "--arch", "alexnet-cifar", "--device", "cpu", "--batch", huge];
+    fails(&mut desk.command(&step), 4, &["no memory", "lower the batch size"]);
+    succeeds(&mut desk.train(&[]));
+    succeeds(&mut desk.command(&["eval", "runs/run", "-b", huge]));
+}
+
+#[test]
 fn an_answer_that_nobody_reads_or_has_room_for_ends_without_a_panic() {
     let desk = Desk::new();
     let dry_run = ["--arch", "alexnet-cifar", "--data", "images", "--dry-run"];
@@ -128,8 +143,8 @@ fn what_cannot_be_trained_leaves_no_folder_behind() {
     let desk = Desk::new();
     let refused = |args: &[&str], code, parts: &[&str]| fails(&mut desk.train(args), code, parts);
     refused(&["--set", "data.crop=24"], 2, &["data.crop is 24", "32 pixels"]);
-    refused(&["--init", "none.safetensors"], 1, &["none.safetensors"]);
-    refused(&["--batch-size", "41"], 3, &["41", "at most 40"]);
+    refused(&["--init", "none.safetensors"], 3, &["none.safetensors"]);
+    refused(&["--batch-size", "41"], 2, &["41", "at most 40"]);
     refused(&["--set", "net.classes=5"], 2, &["net.classes is 5"]);
     let padded = ["--set", "data.resize=24", "--set", "data.pad=4"];
     let told = refused(&padded, 2, &["data.resize is 24", "raise data.resize to 32"]);
