@@ -130,8 +130,8 @@ pub struct TrainArgs {
     /// The network [net.arch, default: alexnet]
     #[arg(long, value_enum, value_name = "NET")]
     pub arch: Option<Arch>,
-    /// Start from the weights in a safetensors file [net.init]
-    #[arg(long, value_name = "FILE")]
+    /// Start from the weights in a safetensors file, or of a run [net.init]
+    #[arg(long, value_name = "PATH")]
     pub init: Option<PathBuf>,
 
     /// N, all, or indices such as 0,1 [devices.gpus, default: 1]

@@ -184,7 +184,8 @@ mod tests {
         assert!(text.starts_with("forward of fc6: ") && text.ends_with("(16x6400)"), "{text}");
         let full = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes";
         let torch = anyhow::Error::from(TchError::Torch(format!("{full}\nframe #0: c10::Throw")));
-        assert_eq!((in_words(&torch), exit_of(&torch)), (full.to_owned(), Exit::Device));
+        assert!(in_words(&torch).ends_with(full));
+        assert_eq!(exit_of(&torch), Exit::Device);
         let twice = anyhow!("no such file").context("cannot read x: no such file").context("");
         assert_eq!(in_words(&twice), "cannot read x: no such file");
     }

@@ -16,7 +16,7 @@ use super::normalisation::Normalisation;
 pub enum Output {
     /// Cropped and reflected, neither lit nor normalised. Padding is the mean colour, rounded.
     U8,
-    /// As `F32`, rounded to nearest, ties to even.
+    /// Lit and normalised, rounded to nearest, ties to even.
     Bf16,
     /// Lit and normalised.
     #[default]

@@ -82,12 +82,13 @@ fn a_damaged_or_foreign_checkpoint_is_refused_and_stays_as_it_is() {
     {
         fails(command, 3, &["model.safetensors", "truncated", "no other checkpoint"]);
     }
+    assert_eq!(fs::read(&model).expect("still there").len(), bytes.len() / 2);
+
     succeeds(&mut desk.train(&["--name", "run-2", "--set", "run.checkpoint_steps=1"]));
-    let model = desk.path("runs/run-2/checkpoints/last/model.safetensors");
-    fs::write(&model, b"").expect("writable");
+    let last = desk.path("runs/run-2/checkpoints/last/model.safetensors");
+    fs::write(last, b"").expect("writable");
     let mut again = desk.command(&["eval", "runs/run-2"]);
     fails(&mut again, 3, &["truncated", "use another one, such as", "checkpoints/step-00000001"]);
-    assert_eq!(fs::read(&model).expect("still there").len(), bytes.len() / 2);
 }
 
 #[test]
