@@ -85,8 +85,8 @@ fn after_help() -> String {
   alexnet-mgpu stats imagenet
 
 A value comes from the first of these that has it: its flag, the last --set of its key, the file
-of --config, the paper. What eval, predict, verify and
-bench find goes to stdout, everything else to stderr.
+of --config, the paper (configs/demo.toml where neither --config nor --data is given). What eval,
+predict, verify and bench find goes to stdout, everything else to stderr.
 
 {EXIT_CODES_HELP}"
     )

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::checkpoint::{self, Mark};
 use crate::colours;
-use crate::config::{Config, ScheduleKind};
+use crate::config::{Config, Resume, ScheduleKind};
 use crate::data::Views;
 use crate::diverged::Diverged;
 use crate::exit::{Coded, Exit};
@@ -88,7 +88,9 @@ pub struct Outcome {
 /// Whatever makes the run impossible, or ends it.
 pub fn train(config: &Config, screen: &Screen, log: &LogFile) -> Result<Outcome> {
     let config = &colours::resolved(config)?;
-    let session = Session::open(config, screen, log)?;
+    let Some(session) = Session::open(config, screen, log)? else {
+        return Ok(untouched(config));
+    };
     crate::stop::install_signals(session.stop.clone())?;
     let topology = session.world.topology;
     let steps = session.start..session.length.total_steps;
@@ -113,8 +115,25 @@ pub fn train(config: &Config, screen: &Screen, log: &LogFile) -> Result<Outcome>
     Ok(Outcome { exit, folder, links, tally, example })
 }
 
+/// The end of a run that has nothing left to do.
+fn untouched(config: &Config) -> Outcome {
+    let from = match &config.run.resume {
+        Resume::From(path) => checkpoint::run_folder(path),
+        Resume::Auto | Resume::Off => None,
+    };
+    let folder = from.unwrap_or_else(|| config.run_dir());
+    Outcome {
+        exit: Exit::Ok,
+        links: checkpoint::links(&folder),
+        folder,
+        tally: None,
+        example: None,
+    }
+}
+
 impl<'a> Session<'a> {
-    fn open(config: &'a Config, screen: &Screen, log: &LogFile) -> Result<Self> {
+    /// Everything that a run needs, or nothing if all its steps were done before.
+    fn open(config: &'a Config, screen: &Screen, log: &LogFile) -> Result<Option<Self>> {
         let world = run::world(config)?;
         // The input side does not depend on the number of classes.
         let side = run::architecture(config, config.net.classes.max(1))?.input;
@@ -145,6 +164,7 @@ impl<'a> Session<'a> {
                 "nothing is left to do: {start} of {total_steps} steps were done before; raise --epochs, or \
                  train.max_steps if it is set, to go on"
             );
+            return Ok(None);
         }
         let folder = open_folder(config, start)?;
         let origin = match (resumed, pretrained) {
@@ -160,7 +180,7 @@ impl<'a> Session<'a> {
             Progress::new(screen, length),
         )?;
         say_what_runs(config, &world, &feed, &folder);
-        Ok(Self {
+        Ok(Some(Self {
             config,
             origin: ForEachRank::of(origin, world.topology.num_ranks()),
             world,
@@ -174,7 +194,7 @@ impl<'a> Session<'a> {
             start,
             evaluation: ForEachRank::default(),
             assembly: Mutex::default(),
-        })
+        }))
     }
 
     /// One rank's whole run; its last tally.

@@ -200,7 +200,9 @@ fn a_run_that_goes_on_in_a_new_folder_has_a_best_checkpoint_there() {
     place.goes_on("run", 2, place.run_dir("run"));
     assert_eq!(checkpoint::best_step(&place.run_dir("run")), Some(1), "it was not beaten");
     let outcome = place.goes_on("nothing-to-do", 2, place.run_dir("run"));
-    assert_eq!(outcome.links, [""; 0], "nothing was saved there");
+    let now = place.run_dir("run").canonicalize().expect("there");
+    assert_eq!((outcome.folder, outcome.links), (now, vec!["last", "best"]));
+    assert!(!place.root.join("runs/nothing-to-do").exists(), "what makes no step needs no folder");
 }
 
 #[test]

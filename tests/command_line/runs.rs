@@ -100,7 +100,12 @@ fn a_run_goes_on_where_its_folder_lies_now() {
     assert!(text.contains("resuming after step 2") && text.contains("kept/moved"), "{text}");
     let step = checkpoint::load(&desk.path("kept/moved")).expect("a whole checkpoint").state.step;
     assert_eq!((step, desk.run_dir().exists()), (3, false));
-    assert!(resume("3").contains("nothing is left to do: 3 of 3 steps"));
+    let recipe = || fs::read_to_string(desk.path("kept/moved/config.toml")).expect("written");
+    let before = recipe();
+    let text = resume("1");
+    assert!(text.contains("nothing is left to do: 3 of 1 steps"), "{text}");
+    assert!(text.contains("kept/moved: config.toml"), "{text}");
+    assert_eq!(recipe(), before, "what made no step is not the recipe");
 }
 
 #[test]
