@@ -19,7 +19,7 @@ use tch::{Kind, Tensor};
 use crate::cli::DrawArgs;
 use crate::colours::Colours;
 use crate::data::{Normalisation, Views};
-use crate::exit::{Coded, Exit};
+use crate::exit::{Coded, Exit, in_words};
 use crate::launch::Place;
 use crate::net::build::{Plan, Site, Style};
 use crate::net::{Mode, Net, Pass};
@@ -28,42 +28,46 @@ use crate::random::{Key, Purpose};
 use crate::replace::replace;
 use crate::run;
 use crate::stdout;
-use crate::trained::Trained;
+use crate::trained::{Trained, all_readable};
 use sheet::{Picture, sheet};
 
 /// Draws a model's filters and, for each image, its maps, and prints the names of the pictures.
 ///
 /// # Errors
-/// If the model or an image cannot be read, or a picture not be written.
+/// If the model or an image cannot be read, or a picture not be written. All other images are drawn nevertheless.
 pub fn run(args: &DrawArgs) -> Result<()> {
     let folders = folders(&args.images, &args.output)?;
     let mut model = Trained::load(&args.model)?;
     model.config.devices.device = args.device;
     let world = run::world(&model.config)?;
     let colours = Colours::find(&model.config)?;
-    let written = world.run(|place| {
+    let num_bad = world.run(|place| {
         let plan = Plan::new(&model.arch, Site::WHOLE)?;
         let num_bands = model.arch.columns() as usize;
         let filters = args.output.join("conv1-filters.png");
         let of_filters = filters_of(&model.part(&plan.params[0])?)?;
-        save(&filters, &sheet(&of_filters, num_bands))?;
-        let mut written = vec![filters];
+        show(&filters, &sheet(&of_filters, num_bands))?;
         let mut net = net(&plan, &model, &place)?;
+        let mut num_bad = 0;
         for (image, folder) in args.images.iter().zip(&folders) {
-            let x = model.views_of(image, &colours, Views::Centre)?;
-            let shown = folder.join("00-input.png");
-            save(&shown, &picture_of(&x, &colours.normalisation)?)?;
-            written.push(shown);
+            let x = match model.views_of(image, &colours, Views::Centre) {
+                Ok(x) => x,
+                Err(error) => {
+                    tracing::error!("{}", in_words(&error));
+                    num_bad += 1;
+                    continue;
+                }
+            };
+            show(&folder.join("00-input.png"), &picture_of(&x, &colours.normalisation)?)?;
             let x = x.f_to_device(place.device)?;
             for (i, (layer, maps)) in maps(&mut net, x, &place)?.into_iter().enumerate() {
                 let path = folder.join(format!("{:02}-{layer}.png", i + 1));
-                save(&path, &sheet(&tiles_of(&maps)?, num_bands))?;
-                written.push(path);
+                show(&path, &sheet(&tiles_of(&maps)?, num_bands))?;
             }
         }
-        Ok(written)
+        Ok(num_bad)
     })?;
-    written.iter().flatten().try_for_each(|path| stdout::line(path.display()))
+    all_readable(num_bad.into_iter().sum(), args.images.len())
 }
 
 /// A folder for each image, by the image's name.
@@ -195,7 +199,8 @@ fn picture_of(x: &Tensor, normalisation: &Normalisation) -> Result<Picture<Rgb<u
     tile(width, height, levels.collect())
 }
 
-fn save<P>(path: &Path, picture: &Picture<P>) -> Result<()>
+/// Writes a picture and prints its name.
+fn show<P>(path: &Path, picture: &Picture<P>) -> Result<()>
 where
     P: PixelWithColorType + Pixel<Subpixel = u8>,
 {
@@ -205,7 +210,8 @@ where
         };
         replace(path, as_png)
     });
-    written.with_context(|| format!("{}: the picture cannot be written", path.display()))
+    written.with_context(|| format!("{}: the picture cannot be written", path.display()))?;
+    stdout::line(path.display())
 }
 
 #[cfg(test)]

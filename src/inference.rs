@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
 
 use crate::checkpoint;
@@ -13,13 +13,13 @@ use crate::colours::Colours;
 use crate::config::Mode;
 use crate::data::Views;
 use crate::diverged::Diverged;
-use crate::exit::{Coded, Exit, in_words};
+use crate::exit::in_words;
 use crate::feed::Feed;
 use crate::net::loss;
 use crate::run::{self, Handout};
 use crate::stdout;
 use crate::train::Worker;
-use crate::trained::Trained;
+use crate::trained::{Trained, all_readable};
 
 /// Evaluates a model on every image of a test split once, and prints the result.
 ///
@@ -112,11 +112,7 @@ pub fn predict(args: &PredictArgs) -> Result<()> {
         })?
         .into_iter()
         .sum();
-    if num_bad > 0 {
-        let error = anyhow!("{num_bad} of {} images could not be read", args.images.len());
-        return Err(Coded::new(Exit::Data, error).into());
-    }
-    Ok(())
+    all_readable(num_bad, args.images.len())
 }
 
 /// The class probabilities of the image whose views are `x`, `[views, H, W, 3]`.

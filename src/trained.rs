@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tch::Tensor;
 
 use crate::canonical::Shared;
@@ -13,6 +13,7 @@ use crate::checkpoint;
 use crate::colours::Colours;
 use crate::config::{Config, DevicesConfig, Override, Resume};
 use crate::data::{Views, load_views};
+use crate::exit::{Coded, Exit};
 use crate::feed;
 use crate::launch::{Place, World};
 use crate::net::arch::Architecture;
@@ -82,4 +83,16 @@ impl Trained {
         let side = i64::from(geometry.crop);
         Ok(Tensor::from_slice(&floats).f_view([-1, side, side, 3])?)
     }
+}
+
+/// The end of a command that has named those of its images that it could not read.
+///
+/// # Errors
+/// If there are any.
+pub fn all_readable(num_bad: usize, num_images: usize) -> Result<()> {
+    if num_bad == 0 {
+        return Ok(());
+    }
+    let error = anyhow!("{num_bad} of {num_images} images could not be read");
+    Err(Coded::new(Exit::Data, error).into())
 }

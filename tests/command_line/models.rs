@@ -116,6 +116,10 @@ fn a_model_is_drawn_with_what_it_sees_in_an_image() {
         );
     };
     refused(&["none.jpg"], 3, &["none.jpg"]);
+    let good = image.display().to_string();
+    refused(&["--output", "others", "none.jpg", &good], 3, &["1 of 2 images could not be read"]);
+    let name = image.file_name().expect("a name");
+    assert!(desk.path("others").join(name).join("15-pool5.png").exists(), "the other is drawn");
     refused(&["a/cat.jpg", "b/cat.jpg"], 2, &["another image", "--output"]);
     fs::write(desk.path("taken"), "a file").expect("writable");
     refused(&["--output", "taken"], 2, &["taken", "it is a file", "--output"]);
