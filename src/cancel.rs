@@ -1,6 +1,7 @@
 //! One word that every waiting thread hears: stop.
 //!
-//! A failing rank must be able to end every wait in the program. A [`Cancel`] is that word; whoever waits on a channel waits on [`Cancel::channel`] too. It does not know why.
+//! A failing rank must be able to end every wait in the program. A [`Cancel`] is that word; whoever waits on
+//! a channel waits on [`Cancel::channel`] too. It does not know why.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -10,24 +10,29 @@
 //! that is made again meanwhile gets a folder `step-NNNNNNNN-2`, so that nothing goes before the links have
 //! left it. The module knows nothing of ranks.
 
+mod keep;
+mod tensors;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
 
 use crate::canonical::Tensors;
 use crate::data::Stats;
-use crate::elements::bytes;
 use crate::exit::{Coded, Exit};
 use crate::replace::{self, UNFINISHED};
 use crate::schedule::PlateauState;
 use crate::shell;
+use keep::{free_name, names, numbers_in, prune, remove_leftovers};
+use tensors::{tensors_in, write_tensors};
+
+pub use keep::Keep;
+pub use tensors::read_tensors;
 
 /// The version of the layout this program writes and reads.
 const FORMAT: u32 = 1;
@@ -109,77 +114,8 @@ pub enum Mark {
     Regular,
 }
 
-fn dtype(kind: Kind) -> Result<Dtype> {
-    Ok(match kind {
-        Kind::Float => Dtype::F32,
-        Kind::Double => Dtype::F64,
-        Kind::BFloat16 => Dtype::BF16,
-        other => bail!("tensors of kind {other:?} are not saved"),
-    })
-}
-
-fn kind(dtype: Dtype) -> Result<Kind> {
-    Ok(match dtype {
-        Dtype::F32 => Kind::Float,
-        Dtype::F64 => Kind::Double,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::F16 => Kind::Half,
-        Dtype::I64 => Kind::Int64,
-        other => bail!("tensors of type {other:?} are not weights"),
-    })
-}
-
-fn write_tensors(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
-    let contiguous: Vec<_> = tensors.iter().map(|(name, x)| (name, x.contiguous())).collect();
-    let views = contiguous
-        .iter()
-        .map(|(name, x)| {
-            let shape = x.size().into_iter().map(|size| size as usize).collect();
-            Ok((name.as_str(), TensorView::new(dtype(x.kind())?, shape, bytes(x))?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    // The library's file would be its owner's alone.
-    let permissions = File::create(path)?.metadata()?.permissions();
-    safetensors::serialize_to_file(views, Some(metadata), path)?;
-    fs::set_permissions(path, permissions)?;
-    File::open(path)?.sync_all()?;
-    Ok(())
-}
-
-/// The tensors of a safetensors file.
-///
-/// # Errors
-/// If the file is missing, truncated, or not safetensors.
-pub fn read_tensors(path: &Path) -> Result<Tensors> {
-    let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    tensors_in(&content, path)
-}
-
-/// The tensors of a safetensors file of this content; its path is for messages.
-fn tensors_in(content: &[u8], path: &Path) -> Result<Tensors> {
-    let damaged = || format!("{} is damaged or not a safetensors file", path.display());
-    let file = SafeTensors::deserialize(content).with_context(damaged)?;
-    file.iter()
-        .map(|(name, view)| {
-            let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
-            let x = Tensor::f_from_data_size(view.data(), &shape, kind(view.dtype())?)?;
-            Ok((name.to_owned(), x))
-        })
-        .collect()
-}
-
 fn checkpoints(run_dir: &Path) -> PathBuf {
     run_dir.join("checkpoints")
-}
-
-/// Which checkpoints stay beside a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// How many of the latest, the new one among them; 0 counts as 1. The best one stays besides.
-    pub last: usize,
-    /// The step of the one before, or of the one that the run went on from; 0 for none. Others of later
-    /// steps are of a history that is given up, and none of the latest.
-    pub previous: u64,
 }
 
 /// Writes `checkpoint`, points `last` (and `best`) to it, and removes what `keep` does not name. The folder
@@ -210,62 +146,6 @@ pub fn save(run_dir: &Path, checkpoint: &Checkpoint, keep: Keep, mark: Mark) -> 
     }
     prune(&all, &name, keep);
     Ok(target)
-}
-
-/// The first of `step-00000007`, `step-00000007-2`, … that is not there.
-fn free_name(all: &Path, step: u64) -> String {
-    let mut name = format!("step-{step:08}");
-    let mut number = 1_u64;
-    while all.join(&name).exists() {
-        number += 1;
-        name = format!("step-{step:08}-{number}");
-    }
-    name
-}
-
-/// The step of a checkpoint's folder of this name, and which of that step it is. Other names are not ours.
-fn numbers_in(name: &str) -> Option<(u64, u64)> {
-    let numbers = name.strip_prefix("step-")?;
-    let (step, number) = numbers.split_once('-').unwrap_or((numbers, "1"));
-    Some((step.parse().ok()?, number.parse().ok()?))
-}
-
-/// Removes what a process that was killed had begun to write, or to remove, which may be large.
-fn remove_leftovers(all: &Path) {
-    let names = names(all).into_iter().filter(|name| name.starts_with(UNFINISHED));
-    for path in names.map(|name| all.join(name)) {
-        let removed = match path.is_dir() && !path.is_symlink() {
-            true => fs::remove_dir_all(&path),
-            false => fs::remove_file(&path),
-        };
-        if let Err(error) = removed {
-            warn_of(&path, &error);
-        }
-    }
-}
-
-/// What is in the folder. One that cannot be read is a warning, and no reason to end a run.
-fn names(all: &Path) -> Vec<String> {
-    let entries = fs::read_dir(all).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
-    match entries {
-        Ok(entries) => {
-            entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect()
-        }
-        Err(error) => {
-            tracing::warn!(
-                "cannot see which checkpoints in {} are to go: {error}; check its permissions",
-                all.display()
-            );
-            Vec::new()
-        }
-    }
-}
-
-fn warn_of(path: &Path, error: &io::Error) {
-    tracing::warn!(
-        "cannot remove {}, which is not kept: {error}; the run goes on; free its space by hand",
-        path.display()
-    );
 }
 
 fn write_files(dir: &Path, checkpoint: &Checkpoint) -> Result<()> {
@@ -299,33 +179,6 @@ fn link(all: &Path, link: &str, name: &str) -> Result<()> {
     let temporary = all.join(format!("{UNFINISHED}{link}"));
     std::os::unix::fs::symlink(name, &temporary)?;
     Ok(replace::rename(&temporary, &all.join(link))?)
-}
-
-/// Removes what `keep` does not name beside the checkpoint `saved`, which the links have reached.
-fn prune(all: &Path, saved: &str, keep: Keep) {
-    let best = fs::read_link(all.join("best")).ok();
-    let numbered = |name: String| Some((numbers_in(&name)?, name));
-    let others = names(all).into_iter().filter(|name| name != saved).filter_map(numbered);
-    let mut others: Vec<_> = others.collect();
-    others.sort();
-    let (mut history, mut going) = (BTreeMap::new(), Vec::new());
-    for ((step, _), name) in others {
-        match step <= keep.previous {
-            // In the place of an earlier one of the same step.
-            true => going.extend(history.insert(step, name)),
-            false => going.push(name),
-        }
-    }
-    let num_old = (history.len() + 1).saturating_sub(keep.last.max(1));
-    going.extend(history.into_values().take(num_old));
-    for name in going.into_iter().filter(|name| best.as_deref() != Some(Path::new(name))) {
-        let (path, hidden) = (all.join(&name), all.join(format!("{UNFINISHED}{name}")));
-        // A kill half-way leaves nothing that looks like a checkpoint.
-        let removed = fs::rename(&path, &hidden).and_then(|()| fs::remove_dir_all(&hidden));
-        if let Err(error) = removed {
-            warn_of(&path, &error);
-        }
-    }
 }
 
 /// The names of the links of the run in `run_dir` that lead to a checkpoint: `last`, `best`.

@@ -13,7 +13,9 @@ mod verbosity;
 use std::path::PathBuf;
 
 use clap::{
-    Args, CommandFactory, Parser, Subcommand, builder::RangedU64ValueParser, error::ErrorKind,
+    Args, CommandFactory, Parser, Subcommand,
+    builder::{NonEmptyStringValueParser, RangedU64ValueParser},
+    error::ErrorKind,
 };
 
 use crate::{
@@ -185,7 +187,8 @@ pub struct TrainArgs {
     pub seed: Option<u64>,
 
     /// Continue from a checkpoint; `auto`: the latest of this run, if any [run.resume]
-    #[arg(long, value_name = "auto|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new(), help_heading = "Run")]
+    #[arg(long, value_name = "auto|PATH", help_heading = "Run")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub resume: Option<String>,
     /// The folder of all runs [run.output_dir, default: runs]
     #[arg(long, value_name = "DIR", help_heading = "Run")]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::exit::exit_of;
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 fn checkpoint(step: u64) -> Checkpoint {
     let x = Tensor::randn([3, 4], (Kind::Float, Device::Cpu));

@@ -10,7 +10,8 @@ use crate::data::Geometry;
 /// The flags of `stats`.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = "\
-The file goes into the data folder, beside the shards of a pattern, where training finds it with --set data.stats=fitted; \
+The file goes into the data folder, beside the shards of a pattern, where training finds it with \
+--set data.stats=fitted; \
 --set data.mean=image then subtracts the mean image as the paper did. The result depends on the \
 images, --resize and --limit only, not on the number of threads.")]
 pub struct StatsArgs {
