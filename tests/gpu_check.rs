@@ -85,8 +85,8 @@ impl Fakes {
         self.run_seeing("0", flags, program, python)
     }
 
-    /// The report of a run that gets a SIGTERM when `num` of what it has begun hang: for each `program` writes its id
-    /// into a file `DIR/hang*`. None of them is there afterwards, and no other has been begun.
+    /// The report of a run that gets a SIGTERM when `num` of what it has begun hang: `program` writes its id into a file
+    /// `DIR/begun*` at once, which it renames to `DIR/hang*` then. None is there afterwards, and no other has been begun.
     fn report_of_a_run_ended_when(&self, num: usize, flags: &[&str], program: &str) -> String {
         let program = self.write("alexnet-mgpu", program);
         let python = self.write("python", "exit 1");
@@ -95,7 +95,7 @@ impl Fakes {
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", self.path().display()));
         let mut child = command.spawn().expect("python3 is there");
-        while self.hanging().len() < num {
+        while self.ids("hang").len() < num {
             assert!(
                 child.try_wait().expect("a child of ours").is_none(),
                 "it waits for the program"
@@ -105,18 +105,22 @@ impl Fakes {
         let kill = |words: &[&str]| Command::new("kill").args(words).status().expect("kill exists");
         assert!(kill(&["-TERM", &child.id().to_string()]).success());
         assert_eq!(child.wait().expect("a child of ours").code(), Some(1));
-        assert_eq!(self.hanging().len(), num, "others were begun");
-        for id in self.hanging() {
+        assert_eq!(
+            (self.ids("hang").len(), self.ids("begun").len()),
+            (num, 0),
+            "others were begun"
+        );
+        for id in self.ids("hang") {
             assert!(!kill(&["-0", &id]).success(), "process {id} is still there");
         }
         fs::read_to_string(self.path().join("report.md")).expect("a report")
     }
 
-    /// The ids in files `DIR/hang*`.
-    fn hanging(&self) -> Vec<String> {
+    /// The ids in the files whose names begin so.
+    fn ids(&self, prefix: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path()).expect("readable").map(|e| e.expect("readable"));
-        let hangs = entries.filter(|e| e.file_name().to_string_lossy().starts_with("hang"));
-        hangs.map(|e| fs::read_to_string(e.path()).expect("a file").trim().to_owned()).collect()
+        let files = entries.filter(|e| e.file_name().to_string_lossy().starts_with(prefix));
+        files.map(|e| fs::read_to_string(e.path()).expect("a file").trim().to_owned()).collect()
     }
 
     /// The same with these GPUs in sight.
@@ -300,9 +304,10 @@ fn checks_that_are_ended_begin_no_others_and_those_that_were_done_are_reported()
             --version) ;;
             *kernels*) echo '{"outcomes": [{}], "failed": []}'; touch DIR/done ;;
             *)
+                echo $$ > DIR/begun$$
                 while [ ! -e DIR/done ]; do sleep 0.1; done
                 sleep 1
-                echo $$ > DIR/begun$$; mv DIR/begun$$ DIR/hang$$; sleep 1000 ;;
+                mv DIR/begun$$ DIR/hang$$; sleep 1000 ;;
         esac"#;
     let flags = ["--only", "kernels", "--only", "collectives", "--only", "modes"];
     // One of the collectives and one of the modes; each has several.
